@@ -46,7 +46,7 @@ class Refusal(msgspec.Struct, frozen=True):
     message: str
 
 
-class Hold(msgspec.Struct, frozen=True, Generic[P], gc=False):
+class Hold(msgspec.Struct, Generic[P], frozen=True, gc=False):
     """One branch as its participant sees it."""
 
     transaction: int
