@@ -1,0 +1,56 @@
+"""What every test shares: uvloop, hypothesis profiles, and the rule that nothing is skipped silently in CI."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Mapping
+from typing import Any
+
+import pytest
+import uvloop
+from hypothesis import HealthCheck, settings
+
+IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
+
+# No deadlines: tests assert order and counts, never wall-clock speed.
+_quiet = (HealthCheck.too_slow,)
+settings.register_profile("dev", deadline=None, max_examples=50, print_blob=True, suppress_health_check=_quiet)
+settings.register_profile("ci", deadline=None, max_examples=200, print_blob=True, suppress_health_check=_quiet)
+settings.register_profile("nightly", deadline=None, max_examples=20_000, print_blob=True, suppress_health_check=_quiet)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if IN_CI else "dev"))
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], uvloop.Loop]]:
+    """Tests run on the loop that production runs on."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI everything a test needs is installed first, so a skip means that something was not exercised."""
+    report = yield
+    if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and in CI a skip is a failure: {_reason(report.longrepr)}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for whole modules (`pytest.importorskip`)."""
+    report = yield
+    if IN_CI and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and in CI a skip is a failure: {_reason(report.longrepr)}"
+    return report
+
+
+def _reason(longrepr: Any) -> str:
+    return str(longrepr[2]) if isinstance(longrepr, tuple) else str(longrepr)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """A failure can be replayed: say how."""
+    seed = config.getoption("randomly_seed", None)
+    if terminalreporter.stats.get("failed") or terminalreporter.stats.get("error"):
+        terminalreporter.write_line(f"same order and random numbers: make test ARGS='--randomly-seed={seed}'")
