@@ -10,7 +10,7 @@ DEV_STAMP := .venv/.dev-stamp
 
 # A virtual environment knows its own absolute path and its interpreter; when either moved, it is made anew.
 ifneq ($(shell $(BIN)/python -c 'print(open(".venv/.root").read())' 2>/dev/null),$(CURDIR))
-.PHONY: $(BIN)/python
+.PHONY: $(BIN)/python $(RUN_STAMP) $(DEV_STAMP)
 endif
 
 .DEFAULT_GOAL := help
