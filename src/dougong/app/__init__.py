@@ -1,1 +1,40 @@
-"""app"""
+"""Apps: what a user writes to make a process, and what runs it.
+
+An `App` names its services, its part in transactions, its database and its background work. Everything a service needs
+comes through its constructor, found by type: its `Store`, a `Clock`, its settings, other services (as clients, found
+through the registry), whatever a provider makes.
+
+    class Inventory(Service, package="shop.v1"):
+        def __init__(self, store: Store) -> None: ...
+
+    app = App("inventory", services=[Inventory], migrations="shop.inventory.migrations")
+
+`dougong run shop.inventory:app` serves it; a `System` file lists the apps that `dougong up` starts together, each as its
+own process under a `Supervisor`. There is no global state: `run_apps` may host several apps in one process.
+"""
+
+from dougong.app._app import App, load_app
+from dougong.app._participants import Participants
+from dougong.app._run import run_apps
+from dougong.app._secrets import Secrets, ensure_secrets, read_secrets
+from dougong.app._settings import RunSettings
+from dougong.app._supervisor import Process, ProcessState, Supervisor
+from dougong.app._system import AppSpec, System, default_system, load_system
+
+__all__ = [
+    "App",
+    "AppSpec",
+    "Participants",
+    "Process",
+    "ProcessState",
+    "RunSettings",
+    "Secrets",
+    "Supervisor",
+    "System",
+    "default_system",
+    "ensure_secrets",
+    "load_app",
+    "load_system",
+    "read_secrets",
+    "run_apps",
+]

@@ -1,0 +1,39 @@
+"""`python -m dougong.app shop.orders:app`: what a supervisor or a container starts. Settings come from `DOUGONG_…`."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+import uvloop
+
+from dougong.app._app import load_app
+from dougong.app._run import run_apps
+from dougong.app._settings import RunSettings
+from dougong.config import load
+from dougong.errors import Error
+
+
+def main(targets: list[str]) -> int:
+    """Run the named apps until SIGTERM or SIGINT; 0 when they stopped in order."""
+    _die_with_parent()
+    try:
+        settings = load(RunSettings, prefix="DOUGONG_").value
+        apps = [load_app(target) for target in targets]
+        uvloop.run(run_apps(apps, settings))
+    except Error as error:
+        print(f"dougong: {error}", file=sys.stderr)  # noqa: T201 (the process's last word)
+        return 1
+    return 0
+
+
+def _die_with_parent() -> None:
+    """Under a supervisor: stop when it is gone, however it went (Linux; elsewhere only an orderly stop is passed on)."""
+    if sys.platform == "linux" and "DOUGONG_SYSTEM" in os.environ:
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 = PR_SET_PDEATHSIG
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,87 @@
+"""What a user writes to make a process: `App("orders", services=[Orders])`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from dougong.app._inject import Provider
+from dougong.contract import Service, describe
+from dougong.errors import Invalid
+from dougong.tcc import Participant
+
+__all__ = ["App", "load_app"]
+
+Work = Callable[..., Awaitable[None]]
+
+
+class App:
+    """One kind of process: its services, its part in transactions, its database, its background work.
+
+    - `services`: classes that are built (constructor injected) and served over gRPC.
+    - `participants`: `Participant` classes, served with their fence on this app's database.
+    - `front`: services of the system that this app also serves over HTTP; its own are served directly, others through
+      their clients. An app with a front listens on an HTTP port.
+    - `migrations`: package that holds `NNNN_name.sql`; naming one gives the app a database.
+    - `settings`: a Struct; its values come from the system file and the environment (`DOUGONG_SETTINGS__name=…`).
+    - `prepare`: injected async functions that run before the first request is taken, e.g. to seed an empty database.
+    - `provide`: functions whose return type others may ask for.
+    - `background`: async functions, injected like constructors, that run as long as the process serves. One that fails
+      ends the process, so that its supervisor restarts it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        services: Sequence[type[Service]] = (),
+        participants: Sequence[type[Participant]] = (),  # type: ignore[type-arg]  # any payload
+        front: Sequence[type[Service]] = (),
+        migrations: str = "",
+        settings: type[msgspec.Struct] | None = None,
+        provide: Sequence[Provider] = (),
+        prepare: Sequence[Work] = (),
+        background: Sequence[Work] = (),
+    ) -> None:
+        if not name.isidentifier():
+            raise TypeError(f"app name {name!r} must be an identifier: it names files, metrics and environment variables")
+        if participants and not migrations:
+            raise TypeError(f"app {name!r} takes part in transactions, so it needs a database: pass migrations=")
+        self.name = name
+        self.services = tuple(services)
+        self.participants = tuple(participants)
+        self.front = tuple(front)
+        self.migrations = migrations
+        self.settings = settings
+        self.provide = tuple(provide)
+        self.prepare = tuple(prepare)
+        self.background = tuple(background)
+        for service in (*self.services, *self.front):
+            describe(service)  # a declaration that cannot be served fails at import, not at the first call
+
+    @property
+    def service_names(self) -> tuple[str, ...]:
+        """Full names under which this app registers."""
+        return (*(describe(s).name for s in self.services), *(p.service for p in self.participants))
+
+    def __repr__(self) -> str:
+        return f"App({self.name!r})"
+
+
+def load_app(target: str) -> App:
+    """The app named by `module:attribute`, e.g. `shop.orders:app`. Raises `Invalid` saying what is not there."""
+    module_name, _, attribute = target.partition(":")
+    if not module_name or not attribute:
+        raise Invalid(f"app target {target!r} is not of the form 'module:attribute', e.g. 'shop.orders:app'")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise Invalid(f"app target {target!r}: no module named {error.name!r}", code="app_not_found") from error
+    app = getattr(module, attribute, None)
+    if not isinstance(app, App):
+        raise Invalid(
+            f"app target {target!r}: {module_name} has no App called {attribute!r}", code="app_not_found"
+        )
+    return app

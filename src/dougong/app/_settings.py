@@ -1,0 +1,31 @@
+"""What a process needs to know to run an app: where its data is, where the registry is, where to listen."""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = ["RunSettings"]
+
+
+class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Set by flags of `dougong run` or by `DOUGONG_…` in the environment; `dougong up` sets them for its processes."""
+
+    data: str = "var"
+    """Directory of databases, keys and the local registry."""
+    registry: str = ""
+    """`local:///path`, `memory://`; empty for `registry.db` in the data directory."""
+    host: str = "127.0.0.1"
+    """Address to serve gRPC on. Others than loopback need tokens on every call, which they have."""
+    port: int = 0
+    """gRPC port; 0 takes a free one, which the registry tells."""
+    http: str = "127.0.0.1:0"
+    """`host:port` for apps with a front; also serves health and metrics for every app."""
+    instance: int = 0
+    """Number of this instance among its app's."""
+    lease_s: float = 30.0
+    drain_s: float = 10.0
+    """How long a stopping process may take to finish what it accepted."""
+    log_json: bool = False
+    log_level: str = "info"
+    system: str = ""
+    """System file whose `[apps.NAME.settings]` apply; empty for none."""

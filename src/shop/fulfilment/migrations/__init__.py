@@ -1,0 +1,1 @@
+"""The schema of fulfilment's database, step by step."""

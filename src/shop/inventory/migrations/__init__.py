@@ -1,0 +1,1 @@
+"""The schema of inventory's database, step by step."""

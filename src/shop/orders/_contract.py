@@ -1,0 +1,145 @@
+"""What orders says on the wire."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from msgspec import Meta
+
+from dougong.contract import Header, Message, Subject
+
+__all__ = [
+    "Advance",
+    "Advanced",
+    "CancelOrder",
+    "FollowOrders",
+    "GetOrder",
+    "Line",
+    "ListOrders",
+    "Order",
+    "OrderEvent",
+    "OrderEvents",
+    "OrderPage",
+    "OrderState",
+    "PlaceOrder",
+    "PlacedOrder",
+]
+
+OrderId = Annotated[str, Meta(min_length=1, max_length=19, pattern="^[0-9]+$")]
+
+
+class OrderState(StrEnum):
+    """Where an order stands. Refused, delivered and cancelled are final."""
+
+    PLACING = "placing"
+    """Written, stock and money not decided yet; never seen by who placed it."""
+    CONFIRMED = "confirmed"
+    REFUSED = "refused"
+    PICKING = "picking"
+    SHIPPED = "shipped"
+    DELIVERED = "delivered"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+
+
+class Line(Message):
+    """A SKU and how many of it."""
+
+    sku: Annotated[str, Meta(min_length=1, max_length=64, pattern="^[A-Za-z0-9._-]+$")]
+    quantity: Annotated[int, Meta(ge=1, le=10_000)]
+
+
+class PlaceOrder(Message):
+    """What is wanted. With an idempotency key, a repeat of the same order gets the first one's answer."""
+
+    user_id: Subject = ""
+    lines: Annotated[list[Line], Meta(min_length=1, max_length=100)]
+    idempotency_key: Annotated[str, Meta(max_length=128), Header("Idempotency-Key")] = ""
+
+
+class PlacedOrder(Message):
+    """An accepted order: stock and money are taken, durably. Amounts are in minor units."""
+
+    order_id: str
+    state: OrderState
+    total_minor: int
+    currency: str
+
+
+class GetOrder(Message):
+    """Which order; one's own only."""
+
+    order_id: OrderId
+    user_id: Subject = ""
+
+
+class Order(Message):
+    """An order. Times are UTC in microseconds, amounts in minor units."""
+
+    order_id: str
+    user_id: str
+    state: OrderState
+    lines: list[Line]
+    total_minor: int
+    currency: str
+    created_us: int
+    updated_us: int
+    refusal: str = ""
+
+
+class ListOrders(Message):
+    """A page of one's orders, newest first, before the one named."""
+
+    user_id: Subject = ""
+    before: Annotated[str, Meta(max_length=19, pattern="^[0-9]*$")] = ""
+    limit: Annotated[int, Meta(ge=1, le=200)] = 20
+
+
+class OrderPage(Message):
+    """Orders, newest first; `next` goes into `before` for the next page and is empty on the last."""
+
+    items: list[Order]
+    next: str = ""
+
+
+class CancelOrder(Message):
+    """Which order; possible until it ships. Stock and money go back."""
+
+    order_id: OrderId
+    user_id: Subject = ""
+
+
+class FollowOrders(Message):
+    """What happened after event number `after`; waits up to `wait_ms` for something to happen."""
+
+    after: int = 0
+    limit: Annotated[int, Meta(ge=1, le=5000)] = 1000
+    wait_ms: Annotated[int, Meta(ge=0, le=30_000)] = 0
+
+
+class OrderEvent(Message):
+    """Order `order_id` reached `state`. Numbers rise in the order of the commits."""
+
+    seq: int
+    order_id: int
+    state: OrderState
+
+
+class OrderEvents(Message):
+    """Events in rising order of `seq`."""
+
+    items: list[OrderEvent]
+
+
+class Advance(Message):
+    """Fulfilment says how far an order got. Repeating it, or saying it late, changes nothing."""
+
+    order_id: int
+    state: OrderState
+
+
+class Advanced(Message):
+    """The order's state after the attempt."""
+
+    state: OrderState

@@ -1,0 +1,185 @@
+"""Orders in the database: every statement about them stands here.
+
+An order is written `placing`, and moves by compare-and-set only, so that a racing cancel, a late fulfilment report and
+a recovery after a crash find exactly one winner. A change that others follow writes its event in the same transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from dougong.store import Row, Tx, Value
+from dougong.tcc import Decision
+from shop.orders._contract import Line, Order, OrderEvent, OrderState
+
+__all__ = [
+    "NewOrder",
+    "advance",
+    "events_after",
+    "find",
+    "find_by_key",
+    "forget_events",
+    "insert",
+    "list_before",
+    "reversal_of",
+    "settle",
+    "start_cancelling",
+    "to_order",
+]
+
+COLUMNS = "id, user_id, state, total_minor, currency, lines, created_us, updated_us, refusal_code, refusal"
+
+# What fulfilment may report, and the states it may find; anything else is late or repeated and changes nothing.
+_BEFORE = {
+    OrderState.PICKING: (OrderState.CONFIRMED,),
+    OrderState.SHIPPED: (OrderState.CONFIRMED, OrderState.PICKING),
+    OrderState.DELIVERED: (OrderState.CONFIRMED, OrderState.PICKING, OrderState.SHIPPED),
+}
+
+_decode_lines = msgspec.json.Decoder(list[Line]).decode
+_encode = msgspec.json.encode
+
+
+class NewOrder(msgspec.Struct, frozen=True, gc=False):
+    """An order about to be written. `lines` is its JSON, which also tells whether two requests mean the same."""
+
+    id: int
+    user_id: int
+    total_minor: int
+    currency: str
+    lines: str
+    key: str | None
+
+
+def reversal_of(order_id: int) -> int:
+    """The transaction that gives an order's stock and money back. Order ids are even, reversals odd."""
+    return order_id | 1
+
+
+async def insert(tx: Tx, orders: Sequence[NewOrder], now_us: int) -> None:
+    """Write new orders, not yet decided."""
+    await tx.execute_many(
+        "INSERT INTO orders (id, user_id, state, total_minor, currency, lines, idempotency_key, created_us, updated_us) "
+        "VALUES (?1, ?2, 'placing', ?3, ?4, ?5, ?6, ?7, ?7)",
+        [(o.id, o.user_id, o.total_minor, o.currency, o.lines, o.key, now_us) for o in orders],
+    )
+
+
+async def settle(tx: Tx, decisions: Sequence[Decision], now_us: int) -> None:
+    """Write what transactions were decided to: of orders, and of reversals."""
+    confirmed = [(now_us, d.transaction) for d in decisions if d.accepted and not d.transaction & 1]
+    if confirmed:
+        await tx.execute_many(
+            "UPDATE orders SET state = 'confirmed', updated_us = ? WHERE id = ? AND state = 'placing'", confirmed
+        )
+        await _record(tx, [order_id for _, order_id in confirmed], OrderState.CONFIRMED)
+    refused = [(d.code, d.message, now_us, d.transaction) for d in decisions if not d.accepted and not d.transaction & 1]
+    if refused:
+        await tx.execute_many(
+            "UPDATE orders SET state = 'refused', refusal_code = ?, refusal = ?, updated_us = ? "
+            "WHERE id = ? AND state = 'placing'",
+            refused,
+        )
+    reversed_ = [d.transaction & ~1 for d in decisions if d.accepted and d.transaction & 1]
+    if reversed_:
+        await tx.execute_many(
+            "UPDATE orders SET state = 'cancelled', updated_us = ? WHERE id = ? AND state = 'cancelling'",
+            [(now_us, order_id) for order_id in reversed_],
+        )
+        await _record(tx, reversed_, OrderState.CANCELLED)
+    kept = [(now_us, d.transaction & ~1) for d in decisions if not d.accepted and d.transaction & 1]
+    if kept:  # a reversal that could not be tried: the order stays as it was, and may be cancelled again
+        await tx.execute_many(
+            "UPDATE orders SET state = 'confirmed', updated_us = ? WHERE id = ? AND state = 'cancelling'", kept
+        )
+
+
+async def start_cancelling(tx: Tx, order_id: int, now_us: int) -> bool:
+    """Take the order for a cancellation; False when it is past that."""
+    return bool(
+        await tx.execute(
+            "UPDATE orders SET state = 'cancelling', updated_us = ? WHERE id = ? AND state IN ('confirmed', 'picking')",
+            (now_us, order_id),
+        )
+    )
+
+
+async def advance(tx: Tx, reports: Sequence[tuple[int, OrderState]], now_us: int) -> None:
+    """Move orders on as fulfilment reports."""
+    for state, before in _BEFORE.items():
+        ids = [order_id for order_id, reported in reports if reported is state]
+        if ids:
+            allowed = ", ".join(f"'{b.value}'" for b in before)  # our own constants, never input
+            await tx.execute_many(
+                f"UPDATE orders SET state = ?, updated_us = ? WHERE id = ? AND state IN ({allowed})",  # noqa: S608
+                [(state.value, now_us, order_id) for order_id in ids],
+            )
+
+
+async def states(tx: Tx, ids: Sequence[int]) -> dict[int, OrderState]:
+    """The states of those orders that exist."""
+    rows = await tx.fetch_all(
+        "SELECT id, state FROM orders WHERE id IN (SELECT value FROM json_each(?))", (_encode(ids).decode(),)
+    )
+    return {int(order_id): OrderState(state) for order_id, state in rows}  # type: ignore[arg-type]
+
+
+async def find(tx: Tx, order_id: int, user_id: int) -> Row | None:
+    """One order of a user's, as a row for `to_order`."""
+    return await tx.fetch_one(f"SELECT {COLUMNS} FROM orders WHERE id = ? AND user_id = ?", (order_id, user_id))
+
+
+async def find_by_key(tx: Tx, keys: Sequence[tuple[int, str]]) -> dict[tuple[int, str], Row]:
+    """Orders that were placed under idempotency keys, by (user, key)."""
+    found: dict[tuple[int, str], Row] = {}
+    for user_id, key in keys:
+        row = await tx.fetch_one(
+            f"SELECT {COLUMNS} FROM orders WHERE user_id = ? AND idempotency_key = ?", (user_id, key)
+        )
+        if row is not None:
+            found[user_id, key] = row
+    return found
+
+
+async def list_before(tx: Tx, user_id: int, before: int, limit: int) -> list[Row]:
+    """A page of a user's orders, newest first."""
+    return await tx.fetch_all(
+        f"SELECT {COLUMNS} FROM orders WHERE user_id = ? AND id < ? AND state <> 'placing' ORDER BY id DESC LIMIT ?",
+        (user_id, before, limit),
+    )
+
+
+async def events_after(tx: Tx, after: int, limit: int) -> list[OrderEvent]:
+    """Events with numbers above `after`, in order."""
+    rows = await tx.fetch_all(
+        "SELECT seq, order_id, state FROM order_events WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
+    )
+    return [OrderEvent(seq=seq, order_id=order_id, state=OrderState(state)) for seq, order_id, state in rows]  # type: ignore[arg-type]
+
+
+async def forget_events(tx: Tx, up_to: int) -> None:
+    """Remove events that their follower has stored."""
+    await tx.execute("DELETE FROM order_events WHERE seq <= ?", (up_to,))
+
+
+async def _record(tx: Tx, ids: Sequence[int], state: OrderState) -> None:
+    rows: list[Sequence[Value]] = [(order_id, state.value) for order_id in ids]
+    await tx.execute_many("INSERT INTO order_events (order_id, state) VALUES (?, ?)", rows)
+
+
+def to_order(row: Row) -> Order:
+    """The wire form of a row."""
+    order_id, user_id, state, total_minor, currency, lines, created_us, updated_us, _, refusal = row
+    return Order(
+        order_id=str(order_id),
+        user_id=str(user_id),
+        state=OrderState(state),
+        lines=_decode_lines(lines),  # type: ignore[arg-type]
+        total_minor=total_minor,  # type: ignore[arg-type]
+        currency=currency,  # type: ignore[arg-type]
+        created_us=created_us,  # type: ignore[arg-type]
+        updated_us=updated_us,  # type: ignore[arg-type]
+        refusal=refusal or "",  # type: ignore[arg-type]
+    )

@@ -1,0 +1,288 @@
+"""Placing, reading and cancelling orders."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+
+from dougong.clock import Clock
+from dougong.contract import Service, batched, rpc
+from dougong.errors import Conflict, Error, Invalid, NotFound, Unavailable
+from dougong.rpc import remaining_s
+from dougong.store import IdBlocks, Row, Store, Tx
+from dougong.tcc import Coordinator, NewTransaction, Outcome, TransactionState
+from shop.inventory import Reserve, StockHolds
+from shop.orders import _ledger as ledger
+from shop.orders._contract import (
+    Advance,
+    Advanced,
+    CancelOrder,
+    FollowOrders,
+    GetOrder,
+    ListOrders,
+    Order,
+    OrderEvents,
+    OrderPage,
+    OrderState,
+    PlacedOrder,
+    PlaceOrder,
+)
+from shop.orders._feed import Feed
+from shop.orders._prices import Price, Prices
+from shop.users import Charge, WalletHolds
+
+__all__ = ["Orders"]
+
+_encode = msgspec.json.encode
+
+
+class Orders(Service, package="shop.v1"):
+    """Orders: stock and money are taken together or not at all, and an accepted order survives any crash."""
+
+    def __init__(
+        self, store: Store, clock: Clock, ids: IdBlocks, transactions: Coordinator, prices: Prices, feed: Feed
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._ids = ids
+        self._transactions = transactions
+        self._prices = prices
+        self._feed = feed
+        self._keys: dict[tuple[int, str], asyncio.Future[None]] = {}
+        """Idempotency keys being placed by this process right now."""
+
+    @batched(http="POST /v1/orders", max_batch=1000, timeout_s=5.0, on_behalf=("partner",))
+    async def place(self, requests: Sequence[PlaceOrder]) -> Sequence[PlacedOrder | Error]:
+        """Take stock and money for an order. The answer comes when both are taken durably, or says why not."""
+        outcomes: list[PlacedOrder | Error | None] = [None] * len(requests)
+        prices = await self._prices.get_many({line.sku for request in requests for line in request.lines})
+        fresh: dict[int, ledger.NewOrder] = {}
+        repeats: list[int] = []
+        mine: dict[tuple[int, str], asyncio.Future[None]] = {}
+        numbers = await self._ids.take(len(requests))
+        for i, (request, number) in enumerate(zip(requests, numbers, strict=True)):
+            order = _price(request, prices, number << 1)
+            if isinstance(order, Error):
+                outcomes[i] = order
+            elif order.key is None:
+                fresh[i] = order
+            elif (place := (order.user_id, order.key)) in self._keys:
+                repeats.append(i)
+            else:
+                mine[place] = self._keys[place] = asyncio.get_running_loop().create_future()
+                fresh[i] = order
+        try:
+            if mine:
+                for i in await self._already_placed(fresh):
+                    del fresh[i]
+                    repeats.append(i)
+            for i, placed in zip(fresh, await self._place(list(fresh.values())), strict=True):
+                outcomes[i] = placed
+        finally:
+            for place, done in mine.items():
+                del self._keys[place]
+                done.set_result(None)
+        for i in repeats:
+            outcomes[i] = await self._repeated(requests[i])
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    @rpc(http="GET /v1/orders/{order_id}")
+    async def get_order(self, request: GetOrder) -> Order:
+        """One of the caller's orders."""
+        return ledger.to_order(await self._find(request.order_id, request.user_id))
+
+    @rpc(http="GET /v1/orders")
+    async def list_orders(self, request: ListOrders) -> OrderPage:
+        """The caller's orders, newest first, a page at a time."""
+        before = int(request.before) if request.before else (1 << 63) - 1
+        user_id = _number(request.user_id)
+        rows = await self._store.read(lambda tx: ledger.list_before(tx, user_id, before, request.limit))
+        items = [ledger.to_order(row) for row in rows]
+        return OrderPage(items=items, next=items[-1].order_id if len(items) == request.limit else "")
+
+    @rpc(http="POST /v1/orders/{order_id}/cancel", timeout_s=5.0)
+    async def cancel_order(self, request: CancelOrder) -> Order:
+        """Cancel an order that has not shipped; its stock and money go back before this answers."""
+        row = await self._find(request.order_id, request.user_id)
+        order = ledger.to_order(row)
+        if order.state is OrderState.CANCELLED:
+            return order
+        order_id, user_id = int(order.order_id), int(order.user_id)
+        await self._settled(order_id)
+
+        async def begin(tx: Tx) -> None:
+            if not await ledger.start_cancelling(tx, order_id, self._clock.now_us()):
+                raise Conflict(
+                    f"order {order.order_id} is {order.state} and can no longer be cancelled",
+                    code="order_not_cancellable",
+                    state=order.state.value,
+                )
+
+        reversal = NewTransaction(
+            ledger.reversal_of(order_id),
+            {
+                StockHolds.service: Reserve(lines=[(line.sku, -line.quantity) for line in order.lines]),
+                WalletHolds.service: Charge(
+                    user_id=user_id, amount_minor=-order.total_minor, currency=order.currency
+                ),
+            },
+        )
+        await self._transactions.run([reversal], begin=begin)
+        return await self.get_order(GetOrder(order_id=request.order_id, user_id=request.user_id))
+
+    @rpc(internal=True, timeout_s=35.0)
+    async def follow(self, request: FollowOrders) -> OrderEvents:
+        """What became of orders, for a follower that stores `after` with its own effects. Numbers at or below `after`
+        are forgotten."""
+        return OrderEvents(items=await self._feed.after(request.after, request.limit, request.wait_ms / 1000))
+
+    @batched(internal=True, idempotent=True, max_batch=5000, timeout_s=10.0)
+    async def advance(self, requests: Sequence[Advance]) -> Sequence[Advanced | Error]:
+        """Fulfilment's reports; late and repeated ones change nothing."""
+
+        async def unit(tx: Tx) -> dict[int, OrderState]:
+            await ledger.advance(tx, [(r.order_id, r.state) for r in requests], self._clock.now_us())
+            return await ledger.states(tx, [r.order_id for r in requests])
+
+        states = await self._store.write(unit)
+        return [
+            Advanced(state=states[r.order_id])
+            if r.order_id in states
+            else NotFound(f"there is no order {r.order_id}", code="unknown_order")
+            for r in requests
+        ]
+
+    async def _place(self, orders: Sequence[ledger.NewOrder]) -> list[PlacedOrder | Error]:
+        if not orders:
+            return []
+        transactions = [
+            NewTransaction(
+                order.id,
+                {
+                    StockHolds.service: Reserve(lines=_reserved(order)),
+                    WalletHolds.service: Charge(
+                        user_id=order.user_id, amount_minor=order.total_minor, currency=order.currency
+                    ),
+                },
+            )
+            for order in orders
+        ]
+
+        async def begin(tx: Tx) -> None:
+            await ledger.insert(tx, orders, self._clock.now_us())
+
+        outcomes = await self._transactions.run(transactions, begin=begin)
+        self._feed.wake()
+        return [_placed(order, outcome) for order, outcome in zip(orders, outcomes, strict=True)]
+
+    async def _already_placed(self, fresh: dict[int, ledger.NewOrder]) -> list[int]:
+        """Which of these carry a key that was used before."""
+        keys = [(order.user_id, order.key) for order in fresh.values() if order.key is not None]
+        known = await self._store.read(lambda tx: ledger.find_by_key(tx, keys))
+        return [i for i, order in fresh.items() if order.key is not None and (order.user_id, order.key) in known]
+
+    async def _repeated(self, request: PlaceOrder) -> PlacedOrder | Error:
+        """The first answer again for the same order; a conflict for another one under the same key."""
+        place = (_number(request.user_id), request.idempotency_key)
+        while True:
+            running = self._keys.get(place)
+            if running is not None:
+                await asyncio.shield(running)
+            row = (await self._store.read(lambda tx: ledger.find_by_key(tx, [place]))).get(place)
+            if row is None:
+                return Unavailable(
+                    "the first request with this idempotency key did not get through; send it again",
+                    code="not_placed",
+                    retry_after_s=0.1,
+                )
+            order = ledger.to_order(row)
+            if list(order.lines) != list(request.lines):
+                return Conflict(
+                    f"idempotency key {request.idempotency_key!r} was used for a different order ({order.order_id}); "
+                    f"use a new key for a new order",
+                    code="idempotency_key_reused",
+                    order_id=order.order_id,
+                )
+            if order.state is not OrderState.PLACING:
+                return _answer(order, row)
+            if remaining_s(1.0) <= 0:
+                return Unavailable("the order is still being placed; ask again", code="placing", retry_after_s=1.0)
+            await asyncio.sleep(0.05)  # another process, or recovery after a crash, is deciding it
+
+    async def _settled(self, order_id: int) -> None:
+        """Wait until the order's stock and money have been taken for good, so that there is something to give back."""
+        while await self._transactions.state(order_id) is TransactionState.CONFIRMING:
+            if remaining_s(1.0) <= 0.1:
+                raise Unavailable(f"order {order_id} is still settling; try again", code="settling", retry_after_s=1.0)
+            await asyncio.sleep(0.02)
+
+    async def _find(self, order_id: str, user_id: str) -> Row:
+        row = await self._store.read(lambda tx: ledger.find(tx, int(order_id), _number(user_id)))
+        if row is None or row[2] == OrderState.PLACING.value:
+            raise NotFound(f"you have no order {order_id}", code="unknown_order", order_id=order_id)
+        return row
+
+
+def _price(request: PlaceOrder, prices: dict[str, Price | Error], order_id: int) -> ledger.NewOrder | Error:
+    """The order with its total, or what is wrong with it."""
+    total_minor, currency = 0, ""
+    for line in request.lines:
+        price = prices[line.sku]
+        if isinstance(price, Error):
+            if price.code == "unknown_sku":
+                return Invalid(f"there is no SKU {line.sku!r}", code="unknown_sku", sku=line.sku)
+            return price
+        if currency and price[1] != currency:
+            return Invalid(
+                f"an order has one currency; SKU {line.sku!r} costs {price[1]}, the others {currency}",
+                code="mixed_currencies",
+            )
+        currency = price[1]
+        total_minor += price[0] * line.quantity
+    try:
+        user_id = _number(request.user_id)
+    except Error as error:
+        return error
+    lines = _encode(request.lines).decode()
+    return ledger.NewOrder(order_id, user_id, total_minor, currency, lines, request.idempotency_key or None)
+
+
+def _number(user_id: str) -> int:
+    if not (user_id.isascii() and user_id.isdigit() and len(user_id) <= 18):
+        raise Invalid(f"user_id {user_id!r} is not a user's id", code="invalid_field", field="user_id")
+    return int(user_id)
+
+
+def _reserved(order: ledger.NewOrder) -> list[tuple[str, int]]:
+    return [(line["sku"], line["quantity"]) for line in msgspec.json.decode(order.lines)]
+
+
+def _placed(order: ledger.NewOrder, outcome: Outcome) -> PlacedOrder | Error:
+    if outcome.accepted:
+        return PlacedOrder(
+            order_id=str(order.id),
+            state=OrderState.CONFIRMED,
+            total_minor=order.total_minor,
+            currency=order.currency,
+        )
+    return _refusal(str(order.id), outcome.code, outcome.message)
+
+
+def _answer(order: Order, row: Row) -> PlacedOrder | Error:
+    """What the first request was told, from what is stored."""
+    if order.state is OrderState.REFUSED:
+        return _refusal(order.order_id, str(row[8]), order.refusal)
+    return PlacedOrder(
+        order_id=order.order_id,
+        state=OrderState.CONFIRMED,
+        total_minor=order.total_minor,
+        currency=order.currency,
+    )
+
+
+def _refusal(order_id: str, code: str, message: str) -> Error:
+    if code == "unavailable":
+        return Unavailable(message, code="participant_unavailable", retry_after_s=1.0, order_id=order_id)
+    return Conflict(message, code=code, order_id=order_id)

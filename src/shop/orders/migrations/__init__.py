@@ -1,0 +1,1 @@
+"""The schema of orders's database, step by step."""

@@ -1,0 +1,96 @@
+"""Users' part in an order: freeze the customer's money, then spend it or give it back.
+
+As in inventory, a batch reads each wallet once, decides in memory and writes one delta per wallet.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import msgspec
+
+from dougong.store import Tx
+from dougong.tcc import Hold, Participant, Refusal
+from shop.users._contract import Charge
+
+__all__ = ["WalletHolds"]
+
+
+class WalletHolds(Participant[Charge], service="shop.v1.WalletHolds", payload=Charge):
+    """Freeze on try: available → frozen. Confirm: frozen → spent. Cancel: frozen → available.
+
+    A negative amount is a refund: nothing happens on try or cancel; on confirm spent → available.
+    """
+
+    async def try_(self, tx: Tx, holds: Sequence[Hold[Charge]]) -> Sequence[Refusal | None]:
+        wallets = await _wallets(tx, {hold.payload.user_id for hold in holds})
+        taken: defaultdict[int, int] = defaultdict(int)
+        answers: list[Refusal | None] = []
+        for hold in holds:
+            charge = hold.payload
+            wallet = wallets.get(charge.user_id)
+            answers.append(_refusal(charge, wallet))
+            if answers[-1] is None and wallet is not None and charge.amount_minor > 0:
+                wallets[charge.user_id] = (wallet[0] - charge.amount_minor, wallet[1])
+                taken[charge.user_id] += charge.amount_minor
+        await tx.execute_many(
+            "UPDATE wallets SET available = available - ?1, frozen = frozen + ?1 WHERE user_id = ?2",
+            [(amount, user_id) for user_id, amount in taken.items()],
+        )
+        return answers
+
+    async def confirm(self, tx: Tx, holds: Sequence[Hold[Charge]]) -> None:
+        spent, refunded = _sums(holds)
+        await tx.execute_many(
+            "UPDATE wallets SET frozen = frozen - ?1, spent = spent + ?1 WHERE user_id = ?2",
+            [(amount, user_id) for user_id, amount in spent.items()],
+        )
+        await tx.execute_many(
+            "UPDATE wallets SET spent = spent - ?1, available = available + ?1 WHERE user_id = ?2",
+            [(amount, user_id) for user_id, amount in refunded.items()],
+        )
+
+    async def cancel(self, tx: Tx, holds: Sequence[Hold[Charge]]) -> None:
+        released, _ = _sums(holds)
+        await tx.execute_many(
+            "UPDATE wallets SET frozen = frozen - ?1, available = available + ?1 WHERE user_id = ?2",
+            [(amount, user_id) for user_id, amount in released.items()],
+        )
+
+
+def _refusal(charge: Charge, wallet: tuple[int, str] | None) -> Refusal | None:
+    if wallet is None:
+        return Refusal(code="unknown_user", message=f"user {charge.user_id} has no wallet")
+    available, currency = wallet
+    if charge.currency != currency:
+        return Refusal(
+            code="currency_mismatch", message=f"the order is in {charge.currency}, the wallet in {currency}"
+        )
+    if charge.amount_minor > available:
+        return Refusal(
+            code="insufficient_funds",
+            message=f"{charge.amount_minor} {currency} (minor units) wanted, {available} available",
+        )
+    return None
+
+
+async def _wallets(tx: Tx, user_ids: set[int]) -> dict[int, tuple[int, str]]:
+    rows = await tx.fetch_all(
+        "SELECT user_id, available, currency FROM wallets WHERE user_id IN (SELECT value FROM json_each(?))",
+        (msgspec.json.encode(sorted(user_ids)).decode(),),
+    )
+    return {user_id: (available, currency) for user_id, available, currency in rows}  # type: ignore[misc]
+
+
+def _sums(holds: Sequence[Hold[Charge]]) -> tuple[dict[int, int], dict[int, int]]:
+    """Per user: how much was frozen, and how much is refunds."""
+    frozen: defaultdict[int, int] = defaultdict(int)
+    refunded: defaultdict[int, int] = defaultdict(int)
+    for hold in holds:
+        amount = hold.payload.amount_minor
+        if amount > 0:
+            frozen[hold.payload.user_id] += amount
+        else:
+            refunded[hold.payload.user_id] -= amount
+    return frozen, refunded

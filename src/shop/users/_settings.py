@@ -1,0 +1,19 @@
+"""What can be set for users."""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = ["UsersSettings"]
+
+
+class UsersSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Money in minor units."""
+
+    currency: str = "EUR"
+    welcome_credit_minor: int = 100_000
+    """What a new customer's wallet holds."""
+    token_ttl_s: int = 3600
+    demo_users: int = 10_000
+    """Customers an empty database starts with: `user-1@shop.example` and up."""
+    demo_credit_minor: int = 1_000_000_000

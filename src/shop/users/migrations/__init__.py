@@ -1,0 +1,1 @@
+"""The schema of users's database, step by step."""
