@@ -1,5 +1,31 @@
-"""Databases: one `Store` each, units of work, group commit."""
+"""Databases: one `Store` each, units of work, group commit.
 
+For services that must not lose what they acknowledged, at the price of few syncs. The one idea: *a commit costs a sync,
+so units of work that are in flight together share one*. While one commit is being synced, arriving units wait and then
+ride together in the next: closed loop, no timer. A lone caller pays for one sync; a thousand callers pay for a handful.
+
+    store = await open_store("sqlite:///data/orders.db")
+    await store.migrate("orders", migrations_from("shop.orders.migrations"))
+
+    async def place(tx: Tx) -> int:
+        await tx.execute("INSERT INTO orders (id, sku) VALUES (?, ?)", (7, "lamp"))
+        return 7
+
+    await store.write(place)                      # returns once it is on the disk
+    row = await store.fetch_one("SELECT sku FROM orders WHERE id = ?", (7,))
+
+A unit awaits nothing but its transaction, may run more than once, and raising undoes exactly that unit, never its
+neighbours. Cancelling a caller whose unit has not started takes the unit out; later it only drops the result, and the
+unit is kept. Everything that can go wrong with a disk is `Unavailable` with a code that says what (`disk_full`,
+`read_only`, `locked`, `corrupt`, ...) and goes away when the cause does.
+
+It does not: build SQL (see `dao`), spread data over databases, keep long scans off the loop, or make a network file
+system safe for SQLite.
+"""
+
+from dougong.store._ids import IdBlocks
+from dougong.store._migrate import migrations_from
+from dougong.store._open import open_store
 from dougong.store._protocol import Migration, Row, Store, Tx, Unit, Value
 
-__all__ = ["Migration", "Row", "Store", "Tx", "Unit", "Value"]
+__all__ = ["IdBlocks", "Migration", "Row", "Store", "Tx", "Unit", "Value", "migrations_from", "open_store"]

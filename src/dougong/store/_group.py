@@ -1,0 +1,301 @@
+"""Group commit: one writer, closed loop, no timer.
+
+Units that arrive while a commit is being synced ride in the next one, so the group grows with the load by itself: a
+lone caller pays one sync and one thread hop, a thousand callers share one. Statements run on the loop; only COMMIT (the
+sync) and waiting for another process's lock happen in the worker thread. One pass per group settles all callers; a unit
+costs no task and no timer.
+
+A group first runs without savepoints. When a unit fails after it wrote, the group is rolled back and run again with a
+savepoint around each unit, and so are the next groups for a while: savepoints cost half again as much per unit, and
+units that fail usually fail before they write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dougong.errors import Error, Overloaded, Unavailable
+from dougong.store._faults import is_deferred_violation, needs_reopening, translate
+from dougong.store._protocol import Unit
+from dougong.store._turns import begin, begin_patiently
+from dougong.store._tx import SqliteTx, describe, drive
+from dougong.store._worker import Worker
+
+__all__ = ["GroupWriter"]
+
+R = TypeVar("R")
+_log = logging.getLogger("dougong.store")
+Waiting = tuple["asyncio.Future[Any]", Unit[Any], contextvars.Context]
+Outcome = tuple["asyncio.Future[Any]", BaseException | None, object]
+
+UNITS_PER_GROUP_MAX = 512
+GROUP_S_MAX = 0.005
+"""Stop taking units into a group after this long on the loop: others want the loop, too."""
+SLOW_UNIT_S = 0.05
+"""A unit that holds the loop for longer is warned of."""
+CAREFUL_GROUPS = 64
+"""How many groups keep savepoints after one needed them."""
+
+
+class GroupWriter:
+    """The writing side of one SQLite database, bound to one loop."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        worker: Worker,
+        connect: Callable[[], sqlite3.Connection],
+        connection: sqlite3.Connection,
+        path: Path,
+        *,
+        name: str,
+        queued_max: int,
+        lock_timeout_s: float,
+    ) -> None:
+        self._loop = loop
+        self._worker = worker
+        self._connect = connect
+        self._connection = connection
+        self._tx = SqliteTx(connection, path)
+        self._path = path
+        self._name = name
+        self._queued_max = queued_max
+        self._lock_timeout_s = lock_timeout_s
+        self._queue: deque[Waiting] = deque()
+        self._outcomes: list[Outcome] = []
+        self._running: list[Waiting] = []
+        self._busy = False
+        self._stale = False
+        self._careful = 0
+        self._alone = 0
+        self._closing = False
+        self._idle: asyncio.Future[None] | None = None
+        self.fault: Error | None = None
+        """Why the last commit failed, until one succeeds."""
+
+    def submit(self, unit: Unit[R]) -> asyncio.Future[R]:
+        """Queue a unit; the future settles when it is durable or has failed.
+
+        Cancelling the future before the unit started takes it out; afterwards the unit is kept with its group and only
+        its result is dropped.
+        """
+        if self._closing:
+            raise Unavailable(f"store {self._name} is closed", code="closed", store=self._name)
+        if len(self._queue) >= self._queued_max:
+            raise Overloaded(
+                f"store {self._name} has {self._queued_max} units waiting; send less or later",
+                code="store_queue_full",
+                retry_after_s=0.1,
+                store=self._name,
+            )
+        future: asyncio.Future[R] = self._loop.create_future()
+        self._queue.append((future, unit, contextvars.copy_context()))
+        if not self._busy:
+            self._busy = True
+            # Not at once: whoever is ready in this turn of the loop shares the first commit.
+            self._loop.call_soon(self._begin)
+        return future
+
+    async def drain(self) -> None:
+        """Accept nothing more, finish what was accepted."""
+        self._closing = True
+        while self._busy:
+            if self._idle is None:
+                self._idle = self._loop.create_future()
+            await asyncio.shield(self._idle)
+
+    def shut(self) -> None:
+        """Close the connection; after `drain`, in the worker's thread."""
+        self._connection.close()
+
+    # One group: begin → run units → commit → settle. Each arrow is a plain call or a callback from the worker.
+
+    def _begin(self) -> None:
+        if self._stale:
+            self._worker.submit(self._reopen_and_begin, self._begun)
+            return
+        try:
+            free = begin(self._connection)
+        except sqlite3.Error as error:
+            self._begun(error)
+            return
+        if free:
+            self._run_group()
+        else:
+            self._worker.submit(self._begin_patiently, self._begun)
+
+    def _begin_patiently(self) -> None:
+        """In the thread: another process writes; wait for it."""
+        begin_patiently(self._connection, self._lock_timeout_s)
+
+    def _reopen_and_begin(self) -> None:
+        """In the thread: the old connection saw a fault that it may never forget."""
+        fresh = self._connect()
+        self._connection.close()
+        self._connection = fresh
+        self._tx = SqliteTx(fresh, self._path)
+        self._stale = False
+        self._begin_patiently()
+
+    def _begun(self, error: Exception | None) -> None:
+        if error is None:
+            self._run_group()
+            return
+        fault = self._note(error)
+        waiting, self._queue = self._queue, deque()
+        for future, _, _ in waiting:
+            if not future.done():
+                future.set_exception(fault)
+        self._next()
+
+    def _run_group(self) -> None:
+        queue, tx, execute = self._queue, self._tx, self._connection.execute
+        units_max = 1 if self._alone else UNITS_PER_GROUP_MAX
+        self._alone = max(self._alone - 1, 0)
+        savepoints = self._careful > 0 and units_max > 1 and len(queue) > 1
+        self._careful -= savepoints
+        items: list[Waiting] = []
+        outcomes: list[Outcome] = []
+        wrote = False
+        now = time.perf_counter()
+        until = now + GROUP_S_MAX
+        tx.open()
+        while queue and len(items) < units_max and now < until:
+            item = queue.popleft()
+            future, unit, context = item
+            if future.done():  # its caller went away before it began
+                continue
+            items.append(item)
+            tx.wrote = False
+            failure: BaseException | None = None
+            result: object = None
+            try:
+                if savepoints:
+                    execute("SAVEPOINT unit")
+                result = context.run(drive, unit, tx)
+            except BaseException as error:  # noqa: BLE001 (a unit's failure is its caller's)
+                failure = error
+            if tx.broken is not None:
+                self._rolled_back_under(items, tx.broken)
+                return
+            if failure is None:
+                wrote = wrote or tx.wrote
+                if savepoints:
+                    execute("RELEASE unit")
+            elif savepoints:
+                execute("ROLLBACK TO unit")
+                execute("RELEASE unit")
+            elif tx.wrote:
+                if len(items) == 1:
+                    # Nothing of anybody else's to lose: undo by ending the group here.
+                    execute("ROLLBACK")
+                    tx.shut()
+                    _settle(future, failure, None)
+                    self._next()
+                else:
+                    self._careful = CAREFUL_GROUPS
+                    self._again(items)
+                return
+            outcomes.append((future, failure, result))
+            before, now = now, time.perf_counter()
+            if now - before > SLOW_UNIT_S:
+                warn_slow(self._name, unit, now - before)
+        tx.shut()
+        self._commit(items, outcomes, wrote)
+
+    def _rolled_back_under(self, items: list[Waiting], fault: Error) -> None:
+        """A statement took the whole transaction with it (full disk, OR ROLLBACK): only its own unit fails for that."""
+        future, _, _ = items.pop()
+        _settle(future, fault, None)
+        self._alone = len(items)
+        self._again(items)
+
+    def _again(self, items: list[Waiting]) -> None:
+        """Put units back where they were and start over."""
+        self._tx.shut()
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        self._queue.extendleft(reversed(items))
+        self._next()
+
+    def _commit(self, items: list[Waiting], outcomes: list[Outcome], wrote: bool) -> None:
+        self._running, self._outcomes = items, outcomes
+        if not wrote:  # nothing to sync, so nothing that could block
+            self._connection.execute("COMMIT")
+            self._committed(None)
+            return
+        self._started = time.perf_counter()
+        self._worker.submit(self._sync, self._committed)
+
+    def _sync(self) -> None:
+        """In the thread: the one call of a group that waits for the disk."""
+        self._connection.execute("COMMIT")
+
+    def _committed(self, error: Exception | None) -> None:
+        items, outcomes = self._running, self._outcomes
+        self._running, self._outcomes = [], []
+        if error is None:
+            self.fault = None
+            for future, failure, result in outcomes:
+                if not future.done():
+                    if failure is None:
+                        future.set_result(result)
+                    else:
+                        future.set_exception(failure)
+            self._next()
+            return
+        if is_deferred_violation(error) and len(items) > 1:
+            self._alone = len(items)
+            self._again(items)
+            return
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        fault = self._note(error)
+        for future, _, _ in outcomes:
+            _settle(future, fault, None)
+        self._next()
+
+    def _next(self) -> None:
+        if self._queue:
+            # After the callers just settled have run, so that what they send next is in this group.
+            self._loop.call_soon(self._begin)
+            return
+        self._busy = False
+        if self._idle is not None:
+            self._idle.set_result(None)
+            self._idle = None
+
+    def _note(self, error: Exception) -> Error:
+        fault = translate(error, self._path)
+        if isinstance(fault, Unavailable):
+            self.fault = fault
+        self._stale = self._stale or needs_reopening(error)
+        return fault
+
+
+def warn_slow(store: str, unit: Unit[Any], seconds: float) -> None:
+    """Statements run on the loop: a long unit makes everybody wait, so it is named."""
+    if seconds > SLOW_UNIT_S:
+        _log.warning(
+            "unit %s held the loop of store %s for %.0f ms; touch fewer rows per unit",
+            describe(unit),
+            store,
+            seconds * 1000,
+        )
+
+
+def _settle(future: asyncio.Future[Any], failure: BaseException | None, result: object) -> None:
+    if future.done():
+        return
+    if failure is None:
+        future.set_result(result)
+    else:
+        future.set_exception(failure)
