@@ -1,0 +1,123 @@
+"""One request and what is known about it while it is answered."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from itertools import count
+
+from dougong.errors import Error, Invalid
+from dougong.http.asgi import Event, Headers, HttpScope, Receive, Reply, Send
+from dougong.telemetry import Span
+
+__all__ = ["COMMON_HEADERS", "UNMATCHED", "Exchange", "RequestIds", "single_headers"]
+
+UNMATCHED = "-"
+"""Route label of requests that no route matched: metrics must not grow with what strangers type."""
+
+# What a response must not allow a browser to do with it. HTML pages bring their own, wider policy.
+API_CSP = b"default-src 'none'; frame-ancestors 'none'"
+COMMON_HEADERS: list[tuple[bytes, bytes]] = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
+_API_HEADERS: list[tuple[bytes, bytes]] = [
+    *COMMON_HEADERS,
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", API_CSP),
+]
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._\-]{0,63}")
+
+
+class RequestIds:
+    """A caller's own request id if it is short and plain (it goes into logs and headers), else a new one."""
+
+    def __init__(self) -> None:
+        self._prefix = secrets.token_hex(6)
+        self._count = count(1)
+
+    def __call__(self, given: bytes | None) -> str:
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            return given.decode("ascii")
+        return f"{self._prefix}-{next(self._count):x}"
+
+
+class Exchange:
+    """Request, reply and the labels under which they are counted."""
+
+    __slots__ = (
+        "error",
+        "extra",
+        "headers",
+        "receive",
+        "request_id",
+        "scope",
+        "send",
+        "span",
+        "status",
+        "template",
+        "verb",
+    )
+
+    def __init__(
+        self, scope: HttpScope, receive: Receive, send: Send, headers: Headers, request_id: str, span: Span
+    ) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.headers = headers
+        self.request_id = request_id
+        self.span = span
+        self.verb = scope["method"]
+        self.template = UNMATCHED
+        self.status = 0
+        """Set once the response's head was sent."""
+        self.error: Error | None = None
+        """Why the reply is a problem, if it is one."""
+        self.extra: Sequence[tuple[bytes, bytes]] = ()
+        """Headers for whatever the reply turns out to be, e.g. CORS."""
+
+    async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Send the head. A reply that says how it may be cached is a page; the rest is API and never cached."""
+        common = COMMON_HEADERS if any(name == b"cache-control" for name, _ in headers) else _API_HEADERS
+        self.status = status
+        event: Event = {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [*headers, (b"x-request-id", self.request_id.encode("ascii")), *common, *self.extra],
+        }
+        await self.send(event)
+
+    async def body(self, body: bytes, *, more: bool = False) -> None:
+        """Send a piece of the body."""
+        await self.send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def reply(self, reply: Reply, *, more: bool = False) -> None:
+        """Send all of it; with `more` leave it to the caller to end it."""
+        status, headers, body = reply
+        if status not in {204, 304}:
+            headers = [*headers, (b"content-length", b"%d" % len(body))]
+        if self.verb == "HEAD":
+            body = b""
+        await self.start(status, headers)
+        await self.body(body, more=more)
+
+
+def single_headers(pairs: Sequence[tuple[bytes, bytes]], headers: Headers, once: frozenset[bytes]) -> None:
+    """Refuse headers that came twice and mean something: which one counts must not be a matter of luck."""
+    if len(headers) == len(pairs):
+        return
+    seen: set[bytes] = set()
+    for name, _ in pairs:
+        if name in seen and name in once:
+            shown = name.decode("latin-1")
+            raise Invalid(
+                f"the header {shown} was sent twice",
+                code="duplicate_header",
+                field=shown,
+                reason="sent twice",
+                source="header",
+            )
+        seen.add(name)

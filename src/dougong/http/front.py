@@ -1,0 +1,322 @@
+"""The ASGI application: every request goes through `HttpFront.__call__` to a service method or a built-in page."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import cast
+
+from dougong.clock import Clock, SystemClock
+from dougong.contract import Message, Method, Service, describe
+from dougong.errors import DeadlineExceeded, Error, Internal, Invalid, Overloaded
+from dougong.http.access import LineBudget
+from dougong.http.asgi import Event, HttpScope, Receive, Reply, Scope, Send
+from dougong.http.binding import Binder
+from dougong.http.body import ClientGone, check_head, drain_body, read_body
+from dougong.http.cors import Cors
+from dougong.http.docs import DocsPages
+from dougong.http.exchange import Exchange, RequestIds, single_headers
+from dougong.http.health import Check, Readiness
+from dougong.http.problem import MethodNotAllowed, NoSuchRoute, TooLarge, problem
+from dougong.http.routing import PathTree
+from dougong.http.stream import StreamOf, send_stream
+from dougong.rpc import Authenticator, Caller, bind_subject, call_scope, identify
+from dougong.telemetry import (
+    PROMETHEUS_CONTENT_TYPE,
+    continue_trace,
+    gauge,
+    get_logger,
+    histogram,
+    render_prometheus,
+    span,
+)
+
+__all__ = ["HttpFront"]
+
+_VERBS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_ONCE = frozenset({b"authorization", b"content-type", b"content-length", b"content-encoding", b"x-request-timeout-ms"})
+_JSON = [(b"content-type", b"application/json")]
+_LINES_PER_S = 20
+
+_log = get_logger("dougong.http")
+_duration = histogram(
+    "http_server_request_duration_seconds",
+    "How long requests took, by route.",
+    labels=("method", "route", "status"),
+)
+_active = gauge("http_server_active_requests", "Requests being answered now.")
+
+Page = Callable[[Exchange], Awaitable[Reply]]
+
+
+class Route:
+    """One service method as HTTP sees it, with everything worked out that does not depend on the request."""
+
+    __slots__ = ("binder", "call", "method", "span_name", "stream")
+
+    def __init__(self, method: Method, target: object) -> None:
+        assert method.http is not None
+        self.method = method
+        self.binder = Binder(method)
+        function = getattr(target, method.attribute)
+        # Batched methods are called with one request, as `BoundBatched.__call__` allows; so are remote clients'.
+        self.call = cast(Callable[[Message], Awaitable[Message]], function)
+        self.stream: StreamOf | None = cast(StreamOf, function) if method.server_streaming else None
+        self.span_name = f"{method.http.verb} {method.http.path}"
+
+
+class HttpFront:
+    """Serves methods of services, local objects or remote clients, as REST.
+
+    `routes` are pairs of a service class and an object with its methods. Only methods with an `http` rule appear, and
+    never internal ones. Beside them: `/healthz`, `/readyz` (runs `checks`), `/metrics`, `/openapi.json` and `/docs`.
+
+    Bounds: a body has at most `max_body_bytes` and `body_timeout_s`; a call has its method's `timeout_s`, which the
+    client may shorten by `X-Request-Timeout-Ms`; past `max_in_flight` requests at once callers are told to back off.
+
+    Raises TypeError for routes that cannot be served, naming the method.
+    """
+
+    def __init__(
+        self,
+        routes: Sequence[tuple[type[Service], Service]],
+        *,
+        authenticator: Authenticator | None = None,
+        title: str = "API",
+        version: str = "0",
+        servers: Sequence[str] = (),
+        max_body_bytes: int = 1 << 20,
+        body_timeout_s: float = 10.0,
+        max_in_flight: int = 10_000,
+        cors: Cors | None = None,
+        checks: Mapping[str, Check] | None = None,
+        metrics: bool = True,
+        docs: bool = True,
+        clock: Clock | None = None,
+    ) -> None:
+        self._authenticator = authenticator
+        self._max_body_bytes = max_body_bytes
+        self._body_timeout_s = body_timeout_s
+        self._max_in_flight = max_in_flight
+        self._in_flight = 0
+        self._cors = cors
+        self._clock = clock if clock is not None else SystemClock()
+        self._readiness = Readiness(checks or {}, self._clock)
+        self._request_ids = RequestIds()
+        self._successes = LineBudget(_LINES_PER_S)
+        self._failures = LineBudget(_LINES_PER_S * 5)
+        self._tree: PathTree[Route | Page] = PathTree()
+        once = set(_ONCE)
+        for service, target in routes:
+            for method in describe(service).methods:
+                if method.http is None or method.internal:
+                    continue
+                route = Route(method, target)
+                once.update(route.binder.header_names)
+                taken = self._tree.add(method.http.verb, method.http.path, route)
+                if taken is not None:
+                    other = taken.method.path if isinstance(taken, Route) else "a built-in page"
+                    raise TypeError(f"{method.path} and {other} both want {route.span_name!r}; change one http rule")
+        self._once = frozenset(once)
+        pages: dict[str, Page] = {"/healthz": self._healthz, "/readyz": self._readyz}
+        if metrics:
+            pages["/metrics"] = self._metrics
+        if docs:
+            self._docs = DocsPages([service for service, _ in routes], title=title, version=version, servers=servers)
+            pages.update(dict.fromkeys(self._docs.paths, self._page))
+        for path, page in pages.items():
+            if self._tree.add("GET", path, page) is not None:
+                raise TypeError(
+                    f"a method's http rule takes {path!r}, which this server answers itself; change the rule"
+                )
+
+    def drain(self) -> None:
+        """Answer `/readyz` with no from now on, so that nobody sends more; requests are still served."""
+        self._readiness.drain()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI entry."""
+        kind = scope["type"]
+        if kind == "http":
+            await self._http(cast(HttpScope, scope), receive, send)
+        elif kind == "lifespan":
+            await _lifespan(receive, send)
+        elif kind == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1003, "reason": "no WebSocket here"})
+
+    async def _http(self, scope: HttpScope, receive: Receive, send: Send) -> None:
+        began = time.perf_counter()
+        pairs = scope["headers"]
+        headers = dict(pairs)
+        current = span("HTTP")
+        exchange = Exchange(scope, receive, send, headers, self._request_ids(headers.get(b"x-request-id")), current)
+        if self._cors is not None:
+            exchange.extra = self._cors.response_headers(headers)
+        self._in_flight += 1
+        _active.set(self._in_flight)
+        try:
+            with continue_trace(headers.get(b"traceparent", b"").decode("latin-1")), current:
+                try:
+                    single_headers(pairs, headers, self._once)
+                    reply = await self._answer(exchange)
+                    if reply is not None:
+                        await exchange.reply(reply)
+                except ClientGone:
+                    current.set("http.client_gone", value=True)
+                except Exception as error:  # noqa: BLE001  (whatever a service raises is answered, and logged here)
+                    await self._fail(exchange, error)
+                took_s = time.perf_counter() - began
+                current.set("http.response.status_code", exchange.status)
+                self._note(exchange, took_s)
+        finally:
+            self._in_flight -= 1
+            _active.set(self._in_flight)
+
+    async def _answer(self, exchange: Exchange) -> Reply | None:
+        """The reply, or None when it was sent already."""
+        if self._in_flight > self._max_in_flight:
+            raise Overloaded(
+                f"{self._max_in_flight} requests are being answered already",
+                code="too_many_requests",
+                retry_after_s=1.0,
+            )
+        scope = exchange.scope
+        raw_path = scope.get("raw_path")
+        match = self._tree.find(raw_path if raw_path is not None else scope["path"].encode("utf-8", "surrogateescape"))
+        if match is None:
+            raise NoSuchRoute("nothing is served at this path; /docs lists what is", code="no_such_path")
+        exchange.template = match.template
+        verb = scope["method"]
+        route = match.verbs.get("GET" if verb == "HEAD" else verb)
+        if route is None:
+            allow = _allow(match.verbs)
+            if verb == "OPTIONS":
+                return Reply(204, [(b"allow", allow.encode("ascii")), *self._preflight(exchange, allow)], b"")
+            raise MethodNotAllowed(verb if verb in _VERBS else "this method", allow)
+        if not isinstance(route, Route):
+            exchange.span.name = f"GET {match.template}"
+            return await route(exchange)
+        if route.stream is not None and verb == "HEAD":  # its head depends on the first item
+            raise MethodNotAllowed(verb, _allow(match.verbs))
+        exchange.span.name = route.span_name
+        return await self._call(route, match.values, exchange)
+
+    async def _call(self, route: Route, values: Sequence[str], exchange: Exchange) -> Reply | None:
+        method, binder, headers = route.method, route.binder, exchange.headers
+        caller = self._identify(method, headers)
+        timeout_s = _timeout_s(headers.get(b"x-request-timeout-ms"), method.timeout_s)
+        body = b""
+        if check_head(headers, takes_body=binder.takes_body, max_bytes=self._max_body_bytes):
+            body = await read_body(exchange.receive, max_bytes=self._max_body_bytes, timeout_s=self._body_timeout_s)
+        request = bind_subject(method, binder.bind(values, exchange.scope["query_string"], headers, body), caller)
+        with call_scope(caller=caller, timeout_s=timeout_s):
+            if route.stream is not None:
+                await send_stream(exchange, route.stream(request), timeout_s, self._problem)
+                return None
+            try:
+                async with asyncio.timeout(timeout_s) as timer:
+                    response = await route.call(request)
+            except TimeoutError as error:
+                if not timer.expired():
+                    raise
+                raise DeadlineExceeded(
+                    f"{method.service}.{method.name} did not answer within {timeout_s:g} s; what it did is unknown",
+                    code="deadline_exceeded",
+                    timeout_s=timeout_s,
+                ) from error
+        return Reply(200, _JSON, binder.encode(response))
+
+    def _identify(self, method: Method, headers: Mapping[bytes, bytes]) -> Caller | None:
+        authorization = headers.get(b"authorization")
+        return identify(method, "" if authorization is None else authorization.decode("latin-1"), self._authenticator)
+
+    async def _fail(self, exchange: Exchange, error: Exception) -> None:
+        """Answer with a problem, or, when the head is out already, break off so that nobody takes half for whole."""
+        if exchange.status:
+            raise error
+        reply = self._problem(exchange, error)
+        if isinstance(error, TooLarge):
+            await exchange.reply(reply, more=True)
+            await drain_body(exchange.receive)
+            await exchange.body(b"")
+        else:
+            await exchange.reply(reply)
+
+    def _problem(self, exchange: Exchange, error: Exception) -> Reply:
+        """Note what went wrong, in full where only we read it, and say it to the client."""
+        if not isinstance(error, Error) or isinstance(error, Internal):
+            _log.error("a request failed", route=exchange.template, request_id=exchange.request_id, exc_info=error)
+        known = error if isinstance(error, Error) else Internal(f"{type(error).__name__}: {error}")
+        exchange.error = known
+        if known.http_status >= 500:
+            exchange.span.fail(known)
+        return Reply(*problem(known, request_id=exchange.request_id, trace_id=exchange.span.trace_id))
+
+    def _note(self, exchange: Exchange, took_s: float) -> None:
+        """Count the request, and give it a line if it went wrong or the log has room."""
+        status = exchange.status
+        verb = exchange.verb if exchange.verb in _VERBS else "other"
+        _duration.observe(took_s, verb, exchange.template, str(status))
+        error = exchange.error
+        budget = self._successes if error is None else self._failures
+        suppressed = budget.take(self._clock.monotonic())
+        if suppressed < 0:
+            return
+        line = _log.warning if status >= 500 else _log.info
+        line(
+            "request",
+            method=verb,
+            route=exchange.template,
+            status=status,
+            ms=round(took_s * 1000, 2),
+            request_id=exchange.request_id,
+            **({"code": error.code, "reason": error.message[:200]} if error is not None else {}),
+            **({"left_out": suppressed} if suppressed else {}),
+        )
+
+    def _preflight(self, exchange: Exchange, allow: str) -> list[tuple[bytes, bytes]]:
+        return self._cors.preflight_headers(exchange.headers, allow) if self._cors is not None else []
+
+    async def _healthz(self, _exchange: Exchange) -> Reply:
+        return Reply(200, _JSON, b'{"status":"alive"}')
+
+    async def _readyz(self, _exchange: Exchange) -> Reply:
+        await self._readiness.ensure()
+        return Reply(200, _JSON, b'{"status":"ready"}')
+
+    async def _metrics(self, _exchange: Exchange) -> Reply:
+        return Reply(200, [(b"content-type", PROMETHEUS_CONTENT_TYPE.encode())], render_prometheus().encode())
+
+    async def _page(self, exchange: Exchange) -> Reply:
+        return self._docs.get(exchange.template, exchange.headers)
+
+
+def _timeout_s(given: bytes | None, most_s: float) -> float:
+    if given is None:
+        return most_s
+    if not given.isdigit() or len(given) > 9 or int(given) == 0:
+        raise Invalid(
+            "X-Request-Timeout-Ms must be a whole number of milliseconds from 1 to 999999999",
+            code="invalid_header",
+            field="X-Request-Timeout-Ms",
+            source="header",
+        )
+    return min(most_s, int(given) / 1000)
+
+
+def _allow(verbs: Mapping[str, object]) -> str:
+    names = set(verbs) | {"OPTIONS"}
+    if "GET" in names:
+        names.add("HEAD")
+    return ", ".join(sorted(names))
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        kind = (await receive())["type"]
+        event: Event = {"type": f"{kind}.complete"}
+        await send(event)
+        if kind == "lifespan.shutdown":
+            return
