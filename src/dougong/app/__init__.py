@@ -18,19 +18,27 @@ from dougong.app._participants import Participants
 from dougong.app._run import run_apps
 from dougong.app._secrets import Secrets, ensure_secrets, read_secrets
 from dougong.app._settings import RunSettings
-from dougong.app._supervisor import Process, ProcessState, Supervisor
+from dougong.app._status import AppStatus, GetStatus, Glance, Status, StatusRow, StatusTable
+from dougong.app._supervisor import Process, ProcessState, Supervisor, check_port
 from dougong.app._system import AppSpec, System, default_system, load_system
 
 __all__ = [
     "App",
     "AppSpec",
+    "AppStatus",
+    "GetStatus",
+    "Glance",
     "Participants",
     "Process",
     "ProcessState",
     "RunSettings",
     "Secrets",
+    "Status",
+    "StatusRow",
+    "StatusTable",
     "Supervisor",
     "System",
+    "check_port",
     "default_system",
     "ensure_secrets",
     "load_app",

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from dougong.app._inject import Provider
+from dougong.app._status import Glance
 from dougong.contract import Service, describe
 from dougong.errors import Invalid
 from dougong.tcc import Participant
@@ -30,6 +31,7 @@ class App:
     - `provide`: functions whose return type others may ask for.
     - `background`: async functions, injected like constructors, that run as long as the process serves. One that fails
       ends the process, so that its supervisor restarts it.
+    - `glance`: an injected function that makes the one that makes the tables for the status page.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class App:
         provide: Sequence[Provider] = (),
         prepare: Sequence[Work] = (),
         background: Sequence[Work] = (),
+        glance: Callable[..., Glance] | None = None,
     ) -> None:
         if not name.isidentifier():
             raise TypeError(f"app name {name!r} must be an identifier: it names files, metrics and environment variables")
@@ -57,6 +60,7 @@ class App:
         self.settings = settings
         self.provide = tuple(provide)
         self.prepare = tuple(prepare)
+        self.glance = glance
         self.background = tuple(background)
         for service in (*self.services, *self.front):
             describe(service)  # a declaration that cannot be served fails at import, not at the first call

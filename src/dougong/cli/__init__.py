@@ -1,1 +1,52 @@
-"""cli"""
+"""The `dougong` command: one file per command, each a thin layer over a room's public API.
+
+Commands print for people by default and one JSON document with `--json`. Errors are one line on standard error and exit
+code 1; wrong usage is exit code 2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+
+import cyclopts
+import uvloop
+
+from dougong.errors import Error
+
+__all__ = ["main"]
+
+
+def application() -> cyclopts.App:
+    """All commands. Each module is imported only when the command line is built, so that `dougong run` stays small."""
+    from dougong.cli import doctor, prove, run, rush, services, tx, up
+
+    app = cyclopts.App(
+        name="dougong",
+        help="Turns a Python CRUD service into a distributed system that holds under load, and proves it.",
+        version_flags=["--version"],
+    )
+    app.command(up.up)
+    app.command(run.run)
+    app.command(rush.rush)
+    app.command(prove.prove)
+    app.command(services.services)
+    app.command(tx.tx)
+    app.command(doctor.doctor)
+    return app
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the command."""
+    try:
+        result = application()(arguments, result_action="return_value")
+        if isinstance(result, Coroutine):
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                result = runner.run(result)
+    except Error as error:
+        print(f"dougong: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(result if isinstance(result, int) else 0)

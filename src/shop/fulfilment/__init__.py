@@ -6,14 +6,27 @@ transaction as the shipments that follow from it: nothing is lost or doubled by 
 
 from __future__ import annotations
 
-from dougong.app import App
+from dougong.app import App, Glance, StatusRow, StatusTable
+from dougong.store import Store
+from shop.fulfilment import _warehouse as warehouse
 from shop.fulfilment._work import FulfilmentSettings, follow_orders, move_shipments
 
 __all__ = ["FulfilmentSettings", "app"]
+
+def backlog(store: Store) -> Glance:
+    """How far fulfilment is behind, for the status page."""
+
+    async def glance() -> list[StatusTable]:
+        rows = [StatusRow(cells=[state, str(count)]) for state, count in await store.read(warehouse.under_way)]
+        return [StatusTable(title="Shipments under way", columns=["state", "count"], rows=rows)]
+
+    return glance
+
 
 app = App(
     "fulfilment",
     migrations="shop.fulfilment.migrations",
     settings=FulfilmentSettings,
     background=[follow_orders, move_shipments],
+    glance=backlog,
 )

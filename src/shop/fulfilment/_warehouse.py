@@ -9,7 +9,7 @@ import msgspec
 from dougong.store import Tx
 from shop.orders import OrderEvent, OrderState
 
-__all__ = ["Step", "due", "move", "position", "take_in"]
+__all__ = ["Step", "due", "move", "position", "take_in", "under_way"]
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -59,6 +59,14 @@ async def due(tx: Tx, now_us: int, limit: int) -> list[Step]:
         Step(order_id=order_id, state=OrderState(state), next=_NEXT[OrderState(state)])  # type: ignore[arg-type]
         for order_id, state in rows
     ]
+
+
+async def under_way(tx: Tx) -> list[tuple[str, int]]:
+    """How many shipments are in each state that is not final; counts no more than 50,000."""
+    rows = await tx.fetch_all(
+        "SELECT state, count(*) FROM (SELECT state FROM shipments WHERE due_us IS NOT NULL LIMIT 50000) GROUP BY state"
+    )
+    return [(str(state), int(count)) for state, count in rows]  # type: ignore[arg-type]
 
 
 async def move(tx: Tx, reached: Sequence[tuple[Step, OrderState]], now_us: int, stage_us: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
-from dougong.app import App, Participants
+from dougong.app import App, Glance, Participants, StatusRow, StatusTable
 from dougong.clock import Clock
 from dougong.store import IdBlocks, Store, Tx
 from dougong.tcc import Coordinator, Decision
@@ -85,9 +85,25 @@ async def transactions(store: Store, clock: Clock, participants: Participants) -
     await coordinator.stop()
 
 
+def recent(store: Store) -> Glance:
+    """The latest orders, for the status page."""
+
+    async def glance() -> list[StatusTable]:
+        orders = [ledger.to_order(row) for row in await store.read(ledger.latest)]
+        rows = [
+            [o.order_id, o.state.value, f"{o.total_minor / 100:.2f} {o.currency}", str(len(o.lines)), o.refusal]
+            for o in orders
+        ]
+        columns = ["order", "state", "total", "lines", "refusal"]
+        return [StatusTable(title="Recent orders", columns=columns, rows=[StatusRow(cells=row) for row in rows])]
+
+    return glance
+
+
 app = App(
     "orders",
     services=[Orders],
     migrations="shop.orders.migrations",
     provide=[ids, feed, prices, transactions],
+    glance=recent,
 )

@@ -22,10 +22,12 @@ __all__ = [
     "find_by_key",
     "forget_events",
     "insert",
+    "latest",
     "list_before",
     "reversal_of",
     "settle",
     "start_cancelling",
+    "states",
     "to_order",
 ]
 
@@ -149,6 +151,11 @@ async def list_before(tx: Tx, user_id: int, before: int, limit: int) -> list[Row
         f"SELECT {COLUMNS} FROM orders WHERE user_id = ? AND id < ? AND state <> 'placing' ORDER BY id DESC LIMIT ?",
         (user_id, before, limit),
     )
+
+
+async def latest(tx: Tx) -> list[Row]:
+    """The ten newest orders of all."""
+    return await tx.fetch_all(f"SELECT {COLUMNS} FROM orders WHERE state <> 'placing' ORDER BY id DESC LIMIT 10")
 
 
 async def events_after(tx: Tx, after: int, limit: int) -> list[OrderEvent]:

@@ -207,14 +207,14 @@ class Orders(Service, package="shop.v1"):
                 )
             if order.state is not OrderState.PLACING:
                 return _answer(order, row)
-            if remaining_s(1.0) <= 0:
+            if (remaining_s() or 0.0) <= 0.1:
                 return Unavailable("the order is still being placed; ask again", code="placing", retry_after_s=1.0)
             await asyncio.sleep(0.05)  # another process, or recovery after a crash, is deciding it
 
     async def _settled(self, order_id: int) -> None:
         """Wait until the order's stock and money have been taken for good, so that there is something to give back."""
         while await self._transactions.state(order_id) is TransactionState.CONFIRMING:
-            if remaining_s(1.0) <= 0.1:
+            if (remaining_s() or 0.0) <= 0.1:
                 raise Unavailable(f"order {order_id} is still settling; try again", code="settling", retry_after_s=1.0)
             await asyncio.sleep(0.02)
 

@@ -1,0 +1,5 @@
+"""`python -m dougong` is the `dougong` command."""
+
+from dougong.cli import main
+
+main()

@@ -1,0 +1,158 @@
+"""One app in a process: from its declaration to something that serves, and back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+from dougong.app._app import App
+from dougong.app._inject import Injector
+from dougong.app._participants import Participants
+from dougong.app._secrets import Secrets
+from dougong.app._settings import RunSettings
+from dougong.app._status import Status
+from dougong.app._system import System
+from dougong.clock import Clock
+from dougong.contract import Service, describe
+from dougong.errors import Invalid
+from dougong.http import HttpFront, HttpServer
+from dougong.registry import Discovery, Instance, InstanceState, Registration, Registry
+from dougong.rpc import JwtIssuer, Server, client, close_client
+from dougong.store import Store, migrations_from, open_store
+from dougong.tcc import Participant, ParticipantClient, ParticipantService, participant_client
+
+__all__ = ["Host", "Running"]
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the apps of one process share."""
+
+    settings: RunSettings
+    system: System | None
+    registry: Registry
+    discovery: Discovery
+    secrets: Secrets
+    clock: Clock
+
+    @property
+    def data(self) -> Path:
+        """Where databases and keys are."""
+        return Path(self.settings.data).absolute()
+
+
+class Running:
+    """Builds and serves an app. Everything opened is pushed on `stack`, which closes it in reverse order."""
+
+    def __init__(self, host: Host, app: App, stack: AsyncExitStack) -> None:
+        self._host = host
+        self._app = app
+        self._stack = stack
+        self._injector = Injector(stack, self._provide)
+        self._own: dict[type[Service], Service] = {}
+        self._served: list[Service] = []
+        self._clients: dict[str, Service] = {}
+
+    async def build(self) -> None:
+        """Make the database, the services and what they need."""
+        injector, app, host = self._injector, self._app, self._host
+        injector.add(Clock, host.clock)
+        injector.add(Participants, Participants(self._participant))
+        injector.add(JwtIssuer, host.secrets.issuer(host.clock))
+        if app.settings is not None:
+            injector.add(app.settings, self._settings(app.settings))
+        store: Store | None = None
+        if app.migrations:
+            store = await self._open_store()
+            injector.add(Store, store)
+        for provider in app.provide:
+            injector.add_provider(provider)
+        for work in app.prepare:
+            await (await injector.build(work))
+        for participant in app.participants:
+            assert store is not None  # App() demands a database of an app with participants
+            await self._start(ParticipantService(await injector.build(participant), store))
+        for kind in app.services:
+            self._own[kind] = await injector.build(kind)
+            injector.add(kind, self._own[kind])
+            await self._start(self._own[kind])
+        glance = await injector.build(app.glance) if app.glance is not None else None
+        await self._start(Status(app.name, glance))
+
+    async def serve(self) -> None:
+        """Listen, then tell the registry; the other way round on the way out."""
+        app, host = self._app, self._host
+        settings, authenticator = host.settings, host.secrets.authenticator(host.clock)
+        server = Server(self._served, authenticator=authenticator)
+        address = await server.start(f"{settings.host}:{settings.port}")
+        self._stack.push_async_callback(server.stop)
+        routes = [(kind, self._own.get(kind) or self._client(kind)) for kind in app.front]
+        front = HttpFront(routes, authenticator=authenticator, title=host.secrets.system, version="1")
+        http_host, _, http_port = settings.http.rpartition(":")
+        http = HttpServer(front, http_host, int(http_port))
+        listening = f"{http_host}:{await http.start()}"
+        metadata = {"pid": str(os.getpid()), "http": listening, "instance": str(settings.instance)}
+        identity = f"{app.name}-{settings.instance}-{os.getpid()}"
+        instances = [
+            Instance(service=name, address=address, app=app.name, id=identity, metadata=metadata)
+            for name in (f"apps.{app.name}", *app.service_names)
+        ]
+        registration = Registration(host.registry, instances, ttl_s=settings.lease_s)
+        await registration.start()
+        self._stack.push_async_callback(self._leave, registration, http, server)
+
+    async def background(self) -> Sequence[Coroutine[object, object, None]]:
+        """The app's background work, ready to run."""
+        return [await self._injector.build(work) for work in self._app.background]
+
+    async def _leave(self, registration: Registration, http: HttpServer, server: Server) -> None:
+        """Say so first, finish what was accepted, then go: nobody is sent to a closed door."""
+        await registration.set_state(InstanceState.TERMINATING)
+        await http.stop(self._host.settings.drain_s)
+        await server.drain(self._host.settings.drain_s)
+        await registration.stop()
+
+    async def _open_store(self) -> Store:
+        path = self._host.data / f"{self._app.name}.db"
+        store = await open_store(f"sqlite:///{path}", name=self._app.name, clock=self._host.clock)
+        self._stack.push_async_callback(store.close)
+        await store.migrate(self._app.name, migrations_from(self._app.migrations))
+        return store
+
+    async def _start(self, service: Service) -> None:
+        await service.start()
+        self._stack.push_async_callback(service.stop)
+        self._served.append(service)
+
+    def _settings(self, kind: type[msgspec.Struct]) -> msgspec.Struct:
+        spec = self._host.system.apps.get(self._app.name) if self._host.system is not None else None
+        try:
+            return msgspec.convert(spec.settings if spec is not None else {}, kind)
+        except msgspec.ValidationError as error:
+            raise Invalid(
+                f"[apps.{self._app.name}.settings] in {self._host.settings.system}: {error}", code="invalid_settings"
+            ) from error
+
+    def _provide(self, kind: type, where: str) -> object | None:
+        """Services that this app does not serve itself are called through the registry."""
+        del where
+        if issubclass(kind, Service) and kind not in self._app.services:
+            return self._client(kind)
+        return None
+
+    def _client(self, kind: type[Service]) -> Service:
+        name = describe(kind).name
+        if name not in self._clients:
+            made = client(kind, self._host.discovery.resolver(name), token=self._host.secrets.system_token)
+            self._stack.push_async_callback(close_client, made)
+            self._clients[name] = made
+        return self._clients[name]
+
+    def _participant(self, participant: type[Participant]) -> ParticipantClient:  # type: ignore[type-arg]
+        return cast(ParticipantClient, participant_client(participant, self._client))

@@ -1,0 +1,123 @@
+"""`dougong doctor`: what this machine can carry, and what is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import resource
+import shutil
+import sys
+
+import msgspec
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from dougong.app import check_port
+from dougong.errors import Conflict
+
+__all__ = ["Finding", "doctor", "examine"]
+
+_ENGINES = {
+    "etcd": ("etcd", ""),
+    "MariaDB": ("mariadbd", "asyncmy"),
+    "PostgreSQL": ("postgres", "psycopg"),
+    "Kafka": ("kafka-server-start.sh", "confluent_kafka"),
+    "Redis": ("redis-server", "redis"),
+}
+_DESCRIPTORS_WANTED = 4096
+_FREE_BYTES_WANTED = 1 << 30
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing looked at."""
+
+    what: str
+    state: str
+    """`ok`, `note` (works, with less) or `bad` (does not work)."""
+    found: str
+    remedy: str = ""
+
+
+def doctor(*, json: bool = False) -> int:
+    """Say what this machine can carry and what is missing. Exit code 1 when something needed is.
+
+    Parameters
+    ----------
+    json
+        One JSON document instead of a table.
+    """
+    findings = examine()
+    if json:
+        print(msgspec.json.encode(findings).decode())
+    else:
+        table = Table("", "what", "found", "remedy", box=None)
+        marks = {"ok": "[green]✓[/]", "note": "[yellow]–[/]", "bad": "[red]✗[/]"}
+        for finding in findings:
+            table.add_row(marks[finding.state], finding.what, finding.found, finding.remedy)
+        Console().print(table)
+    return int(any(finding.state == "bad" for finding in findings))
+
+
+def examine() -> list[Finding]:
+    """Look at everything; starts nothing and changes nothing."""
+    return [_python(), _cores(), _memory(), _descriptors(), _disk(), *_ports(), *_engines()]
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    if sys.version_info < (3, 11):
+        return Finding("Python", "bad", version, "install Python 3.11 or newer")
+    return Finding("Python", "ok", version)
+
+
+def _cores() -> Finding:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Finding("cores", "ok" if cores > 1 else "note", str(cores), "" if cores > 1 else "a system shares one core")
+
+
+def _memory() -> Finding:
+    free = psutil.virtual_memory().available
+    found = f"{free / 2**30:.1f} GiB available"
+    if free < 2**30:
+        return Finding("memory", "note", found, "the shop takes about 0.5 GiB; close something")
+    return Finding("memory", "ok", found)
+
+
+def _descriptors() -> Finding:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    found = f"{soft} per process (hard limit {hard})"
+    if soft < _DESCRIPTORS_WANTED:
+        return Finding("file descriptors", "note", found, f"ulimit -n {min(hard, 65536)} allows more connections")
+    return Finding("file descriptors", "ok", found)
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(".").free
+    found = f"{free / 2**30:.1f} GiB free here"
+    if free < _FREE_BYTES_WANTED:
+        return Finding("disk", "note", found, "databases stop accepting when it is full; free some space")
+    return Finding("disk", "ok", found)
+
+
+def _ports() -> list[Finding]:
+    findings = []
+    for who, address in (("status page", "127.0.0.1:8600"), ("the shop's edge", "127.0.0.1:8080")):
+        try:
+            check_port(address, who, "")
+            findings.append(Finding(f"port for {who}", "ok", f"{address} is free"))
+        except Conflict:
+            findings.append(Finding(f"port for {who}", "note", f"{address} is taken", "stop who has it, or set another"))
+    return findings
+
+
+def _engines() -> list[Finding]:
+    findings = []
+    for engine, (binary, module) in _ENGINES.items():
+        server = shutil.which(binary) is not None
+        driver = not module or importlib.util.find_spec(module) is not None
+        found = f"server {'here' if server else 'not here'}, driver {'installed' if driver else 'not installed'}"
+        remedy = "" if driver else f"pip install dougong[{engine.lower().replace('mariadb', 'mysql').replace('postgresql', 'postgres')}]"
+        findings.append(Finding(engine, "ok" if server and driver else "note", found + " (optional)", remedy))
+    return findings

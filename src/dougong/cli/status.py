@@ -1,0 +1,127 @@
+"""The status page: processes, health, instances, and what the apps themselves find worth a glance.
+
+One HTML file that asks for `/api/status` every second. It shows and changes nothing; it answers only to a loopback
+Host, so that a web page elsewhere cannot read it by pointing its own name at this machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.resources
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import msgspec
+import psutil
+
+from dougong.app import AppStatus, GetStatus, Status, Supervisor, read_secrets
+from dougong.errors import Error
+from dougong.registry import Instance
+from dougong.rpc import client, close_client
+
+__all__ = ["StatusPage"]
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+
+class StatusPage:
+    """An ASGI app over a supervisor."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._page = (importlib.resources.files("dougong.cli") / "status.html").read_bytes()
+        self._token = read_secrets(supervisor.data / "keys", supervisor.system.name).system_token
+        self._clients: dict[str, Status] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send, self.close)
+            return
+        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1").rpartition(":")
+        if (host[0] or host[2]) not in _LOOPBACK:
+            await _answer(send, 403, b"text/plain", b"this page is for the machine itself")
+        elif scope["method"] not in ("GET", "HEAD"):
+            await _answer(send, 405, b"text/plain", b"this page only shows")
+        elif scope["path"] == "/":
+            await _answer(send, 200, b"text/html; charset=utf-8", self._page)
+        elif scope["path"] == "/api/status":
+            await _answer(send, 200, b"application/json", msgspec.json.encode(await self.status()))
+        else:
+            await _answer(send, 404, b"text/plain", b"nothing here; the page is /")
+
+    async def status(self) -> dict[str, object]:
+        """Everything the page shows."""
+        supervisor = self._supervisor
+        listing = await supervisor.registry.list("/services/")
+        told = await asyncio.gather(*(self._ask(p.address) for p in supervisor.processes if p.address))
+        return {
+            "system": supervisor.system.name,
+            "data": str(supervisor.data),
+            "revision": listing.revision,
+            "processes": [
+                {
+                    "name": p.name,
+                    "app": p.app,
+                    "state": p.state.value,
+                    "pid": p.pid,
+                    "restarts": p.restarts,
+                    "address": p.address,
+                    "http": p.http,
+                    "front": bool(p.spec.http),
+                    "started_us": p.started_us,
+                    "rss_bytes": _rss(p.pid),
+                }
+                for p in supervisor.processes
+            ],
+            "instances": [msgspec.json.decode(item.value, type=Instance) for item in listing.items],
+            "tables": [{"app": s.app, "table": table} for s in told if s is not None for table in s.tables],
+        }
+
+    async def close(self) -> None:
+        """Let go of the connections to the apps."""
+        for made in self._clients.values():
+            await close_client(made)
+        self._clients.clear()
+
+    async def _ask(self, address: str) -> AppStatus | None:
+        try:
+            if address not in self._clients:
+                self._clients[address] = client(Status, [address], token=self._token)
+            return await self._clients[address].get_status(GetStatus())
+        except Error:
+            return None  # its process row says how it is
+
+
+def _rss(pid: int) -> int:
+    try:
+        return int(psutil.Process(pid).memory_info().rss) if pid else 0
+    except psutil.Error:
+        return 0
+
+
+async def _answer(send: Send, status: int, kind: bytes, body: bytes) -> None:
+    headers = [
+        (b"content-type", kind),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+        (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+         b"connect-src 'self'; img-src data:"),
+        (b"x-content-type-options", b"nosniff"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _lifespan(receive: Receive, send: Send, close: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        else:
+            await close()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
