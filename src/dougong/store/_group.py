@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
 import sqlite3
 import time
 from collections import deque
@@ -25,14 +24,32 @@ from typing import Any, TypeVar
 from dougong.errors import Error, Overloaded, Unavailable
 from dougong.store._faults import is_deferred_violation, needs_reopening, translate
 from dougong.store._protocol import Unit
-from dougong.store._turns import begin, begin_patiently
+from dougong.store._turns import Turnstile
 from dougong.store._tx import SqliteTx, describe, drive
 from dougong.store._worker import Worker
+from dougong.telemetry import counter, gauge, get_logger, histogram
 
 __all__ = ["GroupWriter"]
 
 R = TypeVar("R")
-_log = logging.getLogger("dougong.store")
+_log = get_logger("dougong.store")
+
+_units = histogram(
+    "dougong_store_units_per_commit",
+    "Units of work that shared one commit.",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+    labels=("store",),
+)
+_seconds = histogram(
+    "dougong_store_commit_seconds",
+    "Time of one commit: the sync and the way to the worker thread and back.",
+    buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+    labels=("store",),
+)
+_queued = gauge("dougong_store_queued_units", "Units waiting for the next commit.", labels=("store",))
+_faults = counter(
+    "dougong_store_faults_total", "Groups that could not be written, by reason.", labels=("store", "code")
+)
 Waiting = tuple["asyncio.Future[Any]", Unit[Any], contextvars.Context]
 Outcome = tuple["asyncio.Future[Any]", BaseException | None, object]
 
@@ -69,10 +86,12 @@ class GroupWriter:
         self._name = name
         self._queued_max = queued_max
         self._lock_timeout_s = lock_timeout_s
+        self._turnstile = Turnstile(path)
         self._queue: deque[Waiting] = deque()
         self._outcomes: list[Outcome] = []
         self._running: list[Waiting] = []
         self._busy = False
+        self._syncing_since = 0.0
         self._stale = False
         self._careful = 0
         self._alone = 0
@@ -115,6 +134,7 @@ class GroupWriter:
     def shut(self) -> None:
         """Close the connection; after `drain`, in the worker's thread."""
         self._connection.close()
+        self._turnstile.close()
 
     # One group: begin → run units → commit → settle. Each arrow is a plain call or a callback from the worker.
 
@@ -123,7 +143,7 @@ class GroupWriter:
             self._worker.submit(self._reopen_and_begin, self._begun)
             return
         try:
-            free = begin(self._connection)
+            free = self._turnstile.begin(self._connection)
         except sqlite3.Error as error:
             self._begun(error)
             return
@@ -134,7 +154,7 @@ class GroupWriter:
 
     def _begin_patiently(self) -> None:
         """In the thread: another process writes; wait for it."""
-        begin_patiently(self._connection, self._lock_timeout_s)
+        self._turnstile.begin_patiently(self._connection, self._lock_timeout_s)
 
     def _reopen_and_begin(self) -> None:
         """In the thread: the old connection saw a fault that it may never forget."""
@@ -209,6 +229,7 @@ class GroupWriter:
             if now - before > SLOW_UNIT_S:
                 warn_slow(self._name, unit, now - before)
         tx.shut()
+        _queued.set(len(queue), self._name)
         self._commit(items, outcomes, wrote)
 
     def _rolled_back_under(self, items: list[Waiting], fault: Error) -> None:
@@ -232,7 +253,7 @@ class GroupWriter:
             self._connection.execute("COMMIT")
             self._committed(None)
             return
-        self._started = time.perf_counter()
+        self._syncing_since = time.perf_counter()
         self._worker.submit(self._sync, self._committed)
 
     def _sync(self) -> None:
@@ -243,7 +264,11 @@ class GroupWriter:
         items, outcomes = self._running, self._outcomes
         self._running, self._outcomes = [], []
         if error is None:
-            self.fault = None
+            if self._syncing_since:
+                _seconds.observe(time.perf_counter() - self._syncing_since, self._name)
+                _units.observe(len(items), self._name)
+                self._syncing_since = 0.0
+                self.fault = None
             for future, failure, result in outcomes:
                 if not future.done():
                     if failure is None:
@@ -277,6 +302,7 @@ class GroupWriter:
         fault = translate(error, self._path)
         if isinstance(fault, Unavailable):
             self.fault = fault
+        _faults.inc(1, self._name, fault.code)
         self._stale = self._stale or needs_reopening(error)
         return fault
 
@@ -285,10 +311,10 @@ def warn_slow(store: str, unit: Unit[Any], seconds: float) -> None:
     """Statements run on the loop: a long unit makes everybody wait, so it is named."""
     if seconds > SLOW_UNIT_S:
         _log.warning(
-            "unit %s held the loop of store %s for %.0f ms; touch fewer rows per unit",
-            describe(unit),
-            store,
-            seconds * 1000,
+            "a unit held the loop; touch fewer rows per unit",
+            unit=describe(unit),
+            store=store,
+            held_ms=round(seconds * 1000),
         )
 
 

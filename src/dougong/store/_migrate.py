@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -11,10 +10,11 @@ from importlib import resources
 
 from dougong.errors import Conflict, Invalid
 from dougong.store._protocol import Migration
+from dougong.telemetry import get_logger
 
 __all__ = ["apply", "check", "migrations_from", "statements"]
 
-_log = logging.getLogger("dougong.store")
+_log = get_logger("dougong.store")
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS dougong_migrations (
@@ -89,7 +89,7 @@ def missing(owner: str, migrations: Sequence[Migration], applied: dict[int, tupl
     ahead = sorted(number for number in applied if number not in known)
     if ahead:
         # An older process beside newer ones, in a rolling update: forward-only steps are written to allow that.
-        _log.warning("the schema of %r is ahead of this program: it has migrations %s", owner, ahead)
+        _log.warning("the schema is ahead of this program", owner=owner, unknown_migrations=ahead)
     return todo
 
 

@@ -15,7 +15,7 @@ from dougong.store import _migrate
 from dougong.store._faults import translate
 from dougong.store._group import GroupWriter, warn_slow
 from dougong.store._protocol import Migration, Row, Tx, Unit, Value
-from dougong.store._turns import begin_patiently
+from dougong.store._turns import Turnstile
 from dougong.store._tx import SqliteTx, drive
 from dougong.store._url import SqliteOptions
 from dougong.store._worker import Worker
@@ -167,9 +167,12 @@ class SqliteStore:
         try:
             return drive(unit, self._read_tx)
         finally:
-            if self._reader.in_transaction:
-                self._reader.execute("ROLLBACK")
+            self._end_snapshot()
             warn_slow(self.name, unit, time.perf_counter() - started)
+
+    def _end_snapshot(self) -> None:
+        if self._reader.in_transaction:  # a fault may have ended it
+            self._reader.execute("ROLLBACK")
 
     async def _read_again(self, fault: Unavailable, attempt: Callable[[], R]) -> R:
         """Reads meet a lock only while another process recovers the WAL; other faults may be the old connection's."""
@@ -251,7 +254,11 @@ def _migrate_file(options: SqliteOptions, owner: str, migrations: Sequence[Migra
     try:
         connection = connect(options, create=False)
         try:
-            begin_patiently(connection, options.lock_timeout_s)
+            turnstile = Turnstile(options.path)
+            try:
+                turnstile.begin_patiently(connection, options.lock_timeout_s)
+            finally:
+                turnstile.close()
             try:
                 # Tables may be rebuilt: references are checked when all steps are done.
                 connection.execute("PRAGMA defer_foreign_keys = on")
