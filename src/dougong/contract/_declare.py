@@ -370,7 +370,9 @@ def _method(service: type[Service], attribute: str, function: Callable[..., Any]
             raise TypeError(f"{where}: a client stream has no HTTP form; drop http=")
         missing = [name for name in rule.params if name not in request.__struct_fields__]
         if missing:
-            raise TypeError(f"{where}: path parameter {missing[0]!r} of {rule.path!r} is no field of {request.__name__}")
+            raise TypeError(
+                f"{where}: path parameter {missing[0]!r} of {rule.path!r} is no field of {request.__name__}"
+            )
     return Method(
         service=service.__service_name__,
         attribute=attribute,
