@@ -66,8 +66,8 @@ def load(
 ) -> Loaded[T]:
     """Settings of class `table` from all layers.
 
-    `files` are TOML, later ones win, all must exist; `tables` are parts of files already read, with the file's name, and
-    come after them. `environ` is the process's environment unless given; variables that start with `prefix` must each
+    `files` are TOML, later ones win, all must exist; `tables` are parts of files already read, with the files' names,
+    and come after them. `environ` is the process's environment unless given; variables that start with `prefix` must each
     set something, except those that `ignore` names (or covers: an entry that ends in `_` stands for all that start so).
     `overrides` maps paths (`server.port`) to values; text is read as the environment's is, so flags can be passed on as
     they came.
@@ -80,8 +80,13 @@ def load(
     for file in files:
         values = _read_toml(FilePath(file), problems)
         layers.merge(values, Source(Layer.FILE, str(file)))
+    for where, values in tables:
+        layers.merge(values, Source(Layer.FILE, where))
+    others = tuple(name for name in ignore if name.endswith("_"))
     variables = {
-        name: text for name, text in (os.environ if environ is None else environ).items() if name not in ignore
+        name: text
+        for name, text in (os.environ if environ is None else environ).items()
+        if name not in ignore and not name.startswith(others)
     }
     for found in read_environment(table, variables, prefix, layers.tree, problems):
         _put(layers, found.path, found.value, Source(Layer.ENVIRONMENT, found.name), problems)

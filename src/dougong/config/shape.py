@@ -131,7 +131,7 @@ def shape_of(annotation: object) -> Shape:
         return Shape(Kind.SECRET, annotation, optional)
     if kind in _LISTS and not (kind is tuple and (len(arguments) != 2 or arguments[1] is not Ellipsis)):
         item = arguments[0] if arguments else typing.Any
-        make = kind if isinstance(kind, type) and kind is not collections.abc.Sequence else list
+        make: type = kind if inspect.isclass(kind) and kind is not collections.abc.Sequence else list
         return Shape(Kind.LIST, annotation, optional, item=item, make=make, bounds=tuple(bounds))
     if kind in _DICTS and (not arguments or arguments[0] is str):
         item = arguments[1] if arguments else typing.Any

@@ -55,10 +55,9 @@ class ProcessMetrics:
 
     def refresh(self) -> None:
         """Read what is read on demand."""
-        with self._process.oneshot():
-            self._rss.set(self._process.memory_info().rss)
-            times = self._process.cpu_times()
-        self._fds.set(self._process.num_fds())  # type: ignore[no-untyped-call]
+        self._rss.set(self._process.memory_info().rss)
+        times = self._process.cpu_times()
+        self._fds.set(self._process.num_fds())
         self._cpu.inc(max(0.0, times.user + times.system - self._cpu.value()))
 
     async def _follow_lag(self) -> None:

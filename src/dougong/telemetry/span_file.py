@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from dougong.telemetry.logs import get_logger
+from dougong.telemetry.metrics import counter
 
 if TYPE_CHECKING:
     from dougong.telemetry.spans import Span
@@ -24,8 +25,10 @@ __all__ = ["SpanFile"]
 _FLUSH_S = 0.25
 _QUEUE_MAX = 10_000
 _CLOSE_S = 5.0
+_PART = 100
 
 _log = get_logger(__name__)
+_DROPPED = counter("dougong_spans_dropped_total", "Recorded spans that the span file could not take.")
 
 
 class SpanFile:
@@ -50,7 +53,7 @@ class SpanFile:
     def write(self, span: Span) -> None:
         """Queue a finished span; drops it when the queue is full."""
         if len(self._queue) >= self._queue_max:
-            self.dropped += 1
+            self._drop(1)
         else:
             self._queue.append(span)
 
@@ -63,24 +66,32 @@ class SpanFile:
         while not self._stop.wait(_FLUSH_S):
             self._flush()
         self._flush()
+        self._drop(len(self._queue))
         self._shut()
 
     def _flush(self) -> None:
-        count = len(self._queue)
-        if count == 0:
-            return
-        # Only this thread takes, so what was counted is there.
-        lines = [self._line(self._queue.popleft()) for _ in range(count)]
-        try:
-            self._append(b"".join(lines))
-        except OSError as error:
-            self.dropped += count
-            self._shut()
-            if not self._failing:
-                _log.warning("spans are dropped: the file cannot be written", file=str(self._path), reason=str(error))
-            self._failing = True
-        else:
+        """Write what is queued, in small parts: each write lets the event loop's thread run."""
+        while count := min(len(self._queue), _PART):
+            # Only this thread takes, so what was counted is there.
+            data = b"".join([self._line(self._queue.popleft()) for _ in range(count)])
+            try:
+                self._append(data)
+            except OSError as error:
+                self._drop(count)
+                self._shut()
+                if not self._failing:
+                    _log.warning(
+                        "spans are dropped: their file cannot be written", file=str(self._path), why=str(error)
+                    )
+                self._failing = True
+                return  # the next turn tries again; meanwhile the queue fills, and then drops
+            if self._failing:
+                _log.info("spans are written again", file=str(self._path), dropped=self.dropped)
             self._failing = False
+
+    def _drop(self, count: int) -> None:
+        self.dropped += count
+        _DROPPED.inc(count)
 
     def _append(self, data: bytes) -> None:
         if self._size >= self._bytes_max:

@@ -7,6 +7,7 @@ probability sampling: the id's low 56 bits are random, and a trace is kept when 
 
 from __future__ import annotations
 
+import atexit
 import os
 import random
 import time
@@ -17,6 +18,7 @@ from typing import Self
 
 from dougong.errors import Error, Invalid
 from dougong.telemetry.context import CURRENT, Position
+from dougong.telemetry.metrics import PROCESS, counter
 from dougong.telemetry.recorder import Recorder
 from dougong.telemetry.span_file import SpanFile
 
@@ -34,6 +36,8 @@ _draw = _random.getrandbits
 
 
 _recorder = Recorder()
+_RECORDED = counter("dougong_spans_recorded_total", "Spans recorded: sampled ones and those that ended with an error.")
+PROCESS.before_render(lambda: _RECORDED.inc(max(0.0, _recorder.recorded - _RECORDED.value())))
 _threshold = 0  # low 56 bits of a trace id must reach this for the trace to be sampled; 0: all are
 
 
@@ -169,6 +173,7 @@ def configure_tracing(
     _recorder.file = None if file is None else SpanFile(file, service=service, bytes_max=file_bytes_max)
 
 
+@atexit.register
 def close_tracing() -> None:
     """Write what waits for the span file and close it. The ring stays readable."""
     file, _recorder.file = _recorder.file, None
