@@ -44,6 +44,8 @@ from dougong.contract._declare import (
 )
 from dougong.contract._descriptors import file_descriptors, service_pool
 from dougong.contract._lock import LOCK_NAME, FieldLock, LockedField, check_lock, lock_for, lock_path, write_lock
+from dougong.contract._openapi import openapi
+from dougong.contract._proto import proto_files, proto_text
 
 __all__ = [
     "LOCK_NAME",
@@ -71,6 +73,9 @@ __all__ = [
     "file_descriptors",
     "lock_for",
     "lock_path",
+    "openapi",
+    "proto_files",
+    "proto_text",
     "rpc",
     "service_pool",
     "write_lock",

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import msgspec
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 
-from dougong.contract._codec import Absent, Mapper, explain_read, explain_write, malformed
+from dougong.contract._codec import WRITE_FAILURES, Absent, Mapper, explain_read, explain_write, malformed, too_deep
 from dougong.contract._declare import Message, Method
 from dougong.contract._descriptors import batch_names, wire_classes
 from dougong.errors import Error, error_from
@@ -69,15 +69,15 @@ class BatchCodec:
         try:
             for request in requests:
                 write(request, add())
-        except Exception as error:
+        except WRITE_FAILURES:
             for index, request in enumerate(requests):
                 if found := explain_write(self._mapper, self._method.request, request, f"requests[{index}]."):
-                    raise found from error
+                    raise found from None
             raise
-        return cast(bytes, frame.SerializeToString())
+        return self._bytes(frame)
 
     def decode_request(self, data: bytes) -> BatchRequest:
-        """The frame in `data`; Invalid (`malformed`) if it is none. Bounds are checked per item, by `Codec.validate`."""
+        """The frame in `data`; Invalid (`malformed`) if it is none. Bounds are `Codec.validate`'s business."""
         frame = self._request_frame()
         try:
             frame.ParseFromString(data)
@@ -94,6 +94,12 @@ class BatchCodec:
         except (Absent, KeyError):
             requests = [self._read_one(self._method.request, proto) for proto in frame.requests]
         return BatchRequest(frame.batch, frame.timeout_ms, requests, traceparents)
+
+    def _bytes(self, frame: Any) -> bytes:
+        try:
+            return cast(bytes, frame.SerializeToString())
+        except EncodeError:
+            raise too_deep(frame.DESCRIPTOR.name) from None
 
     def _read_one(self, kind: type[Message], proto: Any) -> Message | Error:
         try:
@@ -117,14 +123,14 @@ class BatchCodec:
                 else:
                     write(outcome, add())
                     indexes.append(index)
-        except Exception as error:
+        except WRITE_FAILURES as error:
             found = explain_write(self._mapper, self._method.response, outcomes[index - start], f"replies[{index}].")
-            raise found or error from error
+            raise found or error from None
         frame.reply_index.extend(indexes)
-        return cast(bytes, frame.SerializeToString())
+        return self._bytes(frame)
 
     def decode_reply(self, data: bytes) -> BatchReply:
-        """The frame in `data`; Invalid (`malformed`) if it is none. A reply that cannot be read becomes its item's error."""
+        """The frame in `data`; Invalid (`malformed`) if it is none. An unreadable reply becomes its item's error."""
         frame = self._reply_frame()
         try:
             frame.ParseFromString(data)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
 import msgspec
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 from google.protobuf.message import Message as ProtoMessage
 
 from dougong.contract._bounds import compile_checks, first_violation
@@ -23,9 +23,22 @@ from dougong.contract._shape import EnumShape, FieldShape, MessageShape, shape_o
 from dougong.contract._source import Source
 from dougong.errors import Invalid
 
-__all__ = ["Codec", "Mapper", "codec", "explain_read", "explain_write", "malformed"]
+__all__ = [
+    "WRITE_FAILURES",
+    "Codec",
+    "Mapper",
+    "codec",
+    "explain_read",
+    "explain_write",
+    "malformed",
+    "too_deep",
+]
 
 M = TypeVar("M", bound=Message)
+
+
+WRITE_FAILURES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+"""What generated code and upb raise on values the wire cannot carry."""
 
 
 class Absent(Exception):
@@ -115,14 +128,13 @@ class Mapper:
             else:
                 line(depth, f"{p}.{name}.update({m}.{name})")
         elif nested:
-            line(depth, f"if v := {m}.{name}:")
-            line(depth + 1, f"add = {p}.{name}.add")
-            line(depth + 1, "for x in v:")
+            line(depth, f"add = {p}.{name}.add")
+            line(depth, f"for x in {m}.{name}:")
             if _leaf(inner := shape_of(value.type)):
-                line(depth + 2, "q = add()")
-                self._write_fields(inner, "x", "q", depth + 2)
+                line(depth + 1, "q = add()")
+                self._write_fields(inner, "x", "q", depth + 1)
             else:
-                line(depth + 2, f"{nested}(x, add())")
+                line(depth + 1, f"{nested}(x, add())")
         elif value.kind == "enum":
             line(depth, f"{p}.{name}.extend([{encoded.format('x')} for x in {m}.{name}])")
         else:
@@ -190,6 +202,11 @@ def malformed(name: str, error: Exception) -> Invalid:
     )
 
 
+def too_deep(name: str) -> Invalid:
+    """Protobuf readers everywhere stop at 100 levels; so does what we write."""
+    return Invalid(f"a {name} is nested deeper than 100 levels; flatten it", code="too_deep", type=name)
+
+
 def explain_read(mapper: Mapper, kind: type[Message], proto: Any, path: str = "") -> Invalid | None:
     """Why `read` failed: the first field that is missing, unknown or too long."""
     for field in shape_of(kind).fields:
@@ -232,14 +249,15 @@ def explain_write(mapper: Mapper, kind: type[Message], message: Any, path: str =
         items: list[tuple[str, Any]]
         if field.form in ("one", "optional"):
             items = [] if value is None and field.form == "optional" else [(here, value)]
-        elif not isinstance(value, dict if field.form == "map" else (list, tuple)):
-            wanted = "dict" if field.form == "map" else "list or tuple"
-            return TypeError(f"{here} must be {wanted}, not {type(value).__name__}")
         elif field.form == "map":
+            if not isinstance(value, dict):
+                return TypeError(f"{here} must be dict, not {type(value).__name__}")
             items = [(f"{here}[{key!r}]", item) for key, item in value.items()]
             for key in value:
                 if found := _unwritable(mapper, f"{here} key {key!r}", "string", str, key):
                     return found
+        elif not isinstance(value, (list, tuple)):
+            return TypeError(f"{here} must be list or tuple, not {type(value).__name__}")
         else:
             items = [(f"{here}[{index}]", item) for index, item in enumerate(value)]
         for where, item in items:
@@ -252,11 +270,11 @@ def explain_write(mapper: Mapper, kind: type[Message], message: Any, path: str =
     return None
 
 
-def _unwritable(mapper: Mapper, where: str, kind: str, wanted: type, value: Any) -> Invalid | TypeError | None:
+def _unwritable(mapper: Mapper, where: str, kind: str, wanted: type[Any], value: Any) -> Invalid | TypeError | None:
     if kind == "enum":
         if isinstance(value, str) and value in mapper.to_number[wanted]:
             return None
-        known = ", ".join(mapper.to_number[wanted])
+        known = ", ".join(map(str, mapper.to_number[wanted]))
         return Invalid(f"{where} must be one of {known}", code="invalid_field", field=where)
     if not isinstance(value, (int, float) if wanted is float else wanted):
         return TypeError(f"{where} must be {wanted.__name__}, not {type(value).__name__}")
@@ -264,7 +282,7 @@ def _unwritable(mapper: Mapper, where: str, kind: str, wanted: type, value: Any)
         return Invalid(f"{where} does not fit 64 bits", code="invalid_field", field=where)
     if kind == "string":
         try:
-            value.encode()
+            str.encode(value)
         except UnicodeEncodeError:
             return Invalid(f"{where} holds half a surrogate pair, which is no text", code="invalid_field", field=where)
     if kind == "double" and isinstance(value, int):
@@ -297,9 +315,11 @@ class Codec(Generic[M]):
         proto = self._proto()
         try:
             self._write(message, proto)
-        except Exception as error:
-            raise explain_write(self._mapper, self.type, message) or error from error
-        return proto.SerializeToString()
+            return proto.SerializeToString()
+        except WRITE_FAILURES as error:
+            raise explain_write(self._mapper, self.type, message) or error from None
+        except (EncodeError, RecursionError):
+            raise too_deep(self.type.__name__) from None
 
     def decode(self, data: bytes) -> M:
         """The message in `data`. Invalid: `malformed` for bytes that are none, `invalid_field` naming a field.
@@ -318,13 +338,21 @@ class Codec(Generic[M]):
 
     def validate(self, message: M) -> None:
         """Check bounds, as msgspec does when it decodes JSON. Invalid (`invalid_field`) names the first one broken."""
-        if self._check is not None and not self._check(message):
-            raise first_violation(message) or AssertionError(f"{message!r} breaks a bound that is not found again")
+        if self._check is not None:
+            self._validate(message, self._check, integers=False)
 
     def validate_json(self, message: M) -> None:
         """The same and that every int fits 64 bits: what JSON lets through and neither wire nor databases carry."""
-        if self._check_integers is not None and not self._check_integers(message):
-            raise first_violation(message, integers=True) or AssertionError(f"{message!r}: no broken bound found")
+        if self._check_integers is not None:
+            self._validate(message, self._check_integers, integers=True)
+
+    def _validate(self, message: M, check: Callable[[M], bool], *, integers: bool) -> None:
+        try:
+            if not check(message):
+                found = first_violation(message, integers=integers)
+                raise found or AssertionError(f"a {self.type.__name__} breaks a bound that is not found again")
+        except RecursionError:
+            raise too_deep(self.type.__name__) from None
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import Message as ProtoMessage
 
 from dougong.contract._declare import Message, Method, Service, ServiceContract, describe
-from dougong.contract._lock import numbering
+from dougong.contract._lock import numbering, reserved
 from dougong.contract._shape import EnumShape, FieldShape, MessageShape, closure
 
 __all__ = ["BATCH_FILE", "batch_names", "file_descriptors", "service_pool", "wire_classes"]
@@ -99,11 +99,17 @@ def _add_types(
         proto = file.message_type.add(name=message.name)
         for field in message.fields:
             _add_field(file.package, proto, field, numbers[message.type][field.name])
+        for name, number in reserved(message).items():
+            proto.reserved_name.append(name)
+            proto.reserved_range.add(start=number, end=number + 1)  # end is exclusive here
     for enum in enums:
         wire = file.enum_type.add(name=enum.name)
         wire.value.add(name=enum.value_name("UNSPECIFIED"), number=0)
         for member, number in sorted(numbers[enum.type].items(), key=lambda item: item[1]):
             wire.value.add(name=enum.value_name(member), number=number)
+        for member, number in reserved(enum).items():
+            wire.reserved_name.append(enum.value_name(member))
+            wire.reserved_range.add(start=number, end=number)  # and inclusive here
 
 
 def _add_field(package: str, proto: descriptor_pb2.DescriptorProto, field: FieldShape, number: int) -> None:
@@ -211,7 +217,8 @@ def _package_file(package: str, contracts: Sequence[ServiceContract]) -> descrip
 def _refuse_duplicates(package: str, file: descriptor_pb2.FileDescriptorProto) -> None:
     seen: set[str] = set()
     values = [value.name for enum in file.enum_type for value in enum.value]
-    for name in [d.name for d in (*file.message_type, *file.enum_type, *file.service)] + values:
+    types = [*(m.name for m in file.message_type), *(e.name for e in file.enum_type), *(s.name for s in file.service)]
+    for name in types + values:
         if name in seen:
             raise TypeError(
                 f"the name {name} stands twice in package {package}; rename one, or move it to another package"

@@ -20,7 +20,7 @@ from typing import TypeVar
 import msgspec
 
 from dougong.contract._declare import Message, Service, describe
-from dougong.contract._shape import EnumShape, MessageShape, closure
+from dougong.contract._shape import EnumShape, MessageShape, Shape, closure
 from dougong.errors import Invalid
 
 __all__ = ["LOCK_NAME", "FieldLock", "LockedField", "check_lock", "lock_for", "lock_path", "write_lock"]
@@ -158,7 +158,8 @@ def numbering(messages: Sequence[MessageShape], enums: Sequence[EnumShape]) -> d
     for path, (some_messages, some_enums) in _by_lock(messages, enums).items():
         lock = _read_cached(path) if path is not None else FieldLock()
         result = renumber(lock, some_messages, some_enums).lock
-        for shape in (*some_messages, *some_enums):
+        shapes: list[Shape] = [*some_messages, *some_enums]
+        for shape in shapes:
             numbers = result.numbers(shape.name)
             if reused := numbers.keys() & lock.deleted.get(shape.name, {}).keys():
                 raise TypeError(
@@ -167,6 +168,12 @@ def numbering(messages: Sequence[MessageShape], enums: Sequence[EnumShape]) -> d
                 )
             found[shape.type] = numbers
     return found
+
+
+def reserved(shape: Shape) -> dict[str, int]:
+    """Deleted names of a message or enum and the numbers they had."""
+    path = lock_path(shape.type)
+    return dict(_read_cached(path).deleted.get(shape.name, {})) if path is not None else {}
 
 
 def lock_path(kind: type) -> Path | None:
@@ -223,7 +230,8 @@ def check_lock(services: Iterable[type[Service]], path: Path) -> list[str]:
     messages, enums = _under(path, *_said_by(services))
     result = renumber(lock, messages, enums)
     problems = list(result.problems)
-    for shape in (*messages, *enums):
+    shapes: list[Shape] = [*messages, *enums]
+    for shape in shapes:
         before, after = lock.numbers(shape.name), result.lock.numbers(shape.name)
         where = f"{shape.name}.{{}} ({path.name})"
         problems += [f"{where.format(name)} is not locked yet; {_GENERATE}" for name in after if name not in before]

@@ -20,7 +20,7 @@ import msgspec
 
 from dougong.contract._declare import Message
 
-__all__ = ["EnumShape", "FieldShape", "MessageShape", "ValueShape", "closure", "shape_of"]
+__all__ = ["EnumShape", "FieldShape", "MessageShape", "Shape", "ValueShape", "closure", "shape_of"]
 
 MAX_ITEMS = 100_000
 """How many entries a list or map may have on arrival, unless its own `Meta(max_length=...)` says otherwise."""
@@ -118,9 +118,13 @@ class MessageShape:
         return self.type.__name__
 
 
-@functools.cache
 def shape_of(message: type[Message]) -> MessageShape:
     """The shape of one message class. Raises TypeError naming class, field and remedy when it has none."""
+    return _shape_of(message)
+
+
+@functools.cache
+def _shape_of(message: type[Message]) -> MessageShape:
     if not (isinstance(message, type) and issubclass(message, Message)):
         raise TypeError(f"{message!r} is not a Message class")
     try:
@@ -132,6 +136,9 @@ def shape_of(message: type[Message]) -> MessageShape:
         ) from error
     fields = tuple(_field(message, info, hints[info.name]) for info in msgspec.structs.fields(message))
     return MessageShape(message, fields, _doc(message))
+
+
+Shape = MessageShape | EnumShape
 
 
 def closure(roots: Iterable[type[Message]]) -> tuple[tuple[MessageShape, ...], tuple[EnumShape, ...]]:
