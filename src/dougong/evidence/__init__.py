@@ -1,1 +1,69 @@
-"""evidence"""
+"""Evidence: every number is re-runnable, on the reader's own machine.
+
+A `Claim` says what was there, what was to be done, what was done and what came of it, and names the experiment that can
+refute it. `prove` runs baseline and ours in turn, pair by pair, and judges the medians of what was measured against
+the claim's thresholds; what this machine cannot show is *not shown*, never passed. A `Scenario` is a kind of load:
+`rush` offers it as customers do (open loop: on schedule, whether or not earlier answers came), measures latency from
+the moment each request was due, keeps a journal of outcomes, and has the system's books checked against it.
+
+    faster = Claim(name="faster", title="…", situation="…", task="…", action="…",
+                   result="{ours[orders_per_s]:,.0f}/s, {ratio[orders_per_s]:.1f} × the baseline",
+                   experiment=race, ratios={"orders_per_s": Ratio("orders_per_s", "orders_per_s")},
+                   thresholds=(Threshold("ratio.orders_per_s", at_least=10),))
+
+Claims and scenarios are found by the entry point groups `dougong.claims` and `dougong.rushes`, so that a project proves
+its own beside ours. This room knows no system: starting one, talking to it and checking its books is the claim's part.
+"""
+
+from dougong.evidence.apart import rush_apart
+from dougong.evidence.claim import Claim, Experiment, Figures, NotShown, Ratio, Setting, Threshold
+from dougong.evidence.discover import find_claims, find_rushes
+from dougong.evidence.latency import Latencies, Quantiles
+from dougong.evidence.load import Journal, Load, LoadReport, Target, leaves_open, run_closed, run_open
+from dougong.evidence.machine import Machine, commit_of, describe_machine
+from dougong.evidence.experiment import Progress, prove
+from dougong.evidence.report import Judgement, Report
+from dougong.evidence.scenario import Discrepancy, OpenScenario, RushOptions, RushResult, Scenario, rush
+from dougong.evidence.schedule import Zipf, fixed, poisson
+from dougong.evidence.statistics import Summary, median, summarize
+
+__all__ = [
+    "Claim",
+    "Discrepancy",
+    "Experiment",
+    "Figures",
+    "Journal",
+    "Judgement",
+    "Latencies",
+    "Load",
+    "LoadReport",
+    "Machine",
+    "NotShown",
+    "OpenScenario",
+    "Progress",
+    "Quantiles",
+    "Ratio",
+    "Report",
+    "RushOptions",
+    "RushResult",
+    "Scenario",
+    "Setting",
+    "Summary",
+    "Target",
+    "Threshold",
+    "Zipf",
+    "commit_of",
+    "describe_machine",
+    "find_claims",
+    "find_rushes",
+    "fixed",
+    "leaves_open",
+    "median",
+    "poisson",
+    "prove",
+    "run_closed",
+    "run_open",
+    "rush",
+    "rush_apart",
+    "summarize",
+]
