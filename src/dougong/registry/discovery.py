@@ -121,13 +121,18 @@ class Discovery:
         self._random = random if random is not None else random_module.Random()
         self._refresh_s = refresh_s
         self._resolvers: dict[str, Resolver] = {}
-        self._tables: dict[str, RoutingTable] = {}
         self._first: dict[str, asyncio.Event] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def resolve(self, service: str) -> Resolver:
         """The service's resolver, after the first attempt to list it; nobody need be serving yet (see `wait_ready`)."""
+        resolver = self.resolver(service)
+        await self._first[service].wait()
+        return resolver
+
+    def resolver(self, service: str) -> Resolver:
+        """The service's resolver at once, perhaps still empty. Needs a running loop, on which it is kept up to date."""
         if self._closed:
             raise Unavailable("discovery is closed", code="closed")
         resolver = self._resolvers.get(service)
@@ -135,13 +140,10 @@ class Discovery:
             if len(self._resolvers) >= SERVICES_MAX:
                 raise Unavailable(f"{SERVICES_MAX} services are watched already", code="too_many_services")
             table = RoutingTable(service)
-            resolver = Resolver(table, self._clock)
-            self._resolvers[service] = resolver
-            self._tables[service] = table
+            resolver = self._resolvers[service] = Resolver(table, self._clock)
             first = self._first[service] = asyncio.Event()
-            task = asyncio.get_running_loop().create_task(self._follow(table, resolver, first), name=f"watch {service}")
-            self._tasks.add(task)
-        await self._first[service].wait()
+            follow = self._follow(table, resolver, first)
+            self._tasks.add(asyncio.get_running_loop().create_task(follow, name=f"watch {service}"))
         return resolver
 
     def resolvers(self) -> tuple[Resolver, ...]:

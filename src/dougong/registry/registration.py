@@ -144,10 +144,9 @@ class Registration:
         """Keep a lease alive and its entries current; returns when it is lost."""
         loop = asyncio.get_running_loop()
         good_until = loop.time() + ttl_s
-        pause_s = ttl_s / RENEWALS_PER_TTL
         backoff_s = BACKOFF_S_MIN
+        await self._wait_for_news(ttl_s / RENEWALS_PER_TTL)
         while True:
-            await self._wait_for_news(pause_s)
             try:
                 async with asyncio.timeout(CALL_S_MAX):
                     asked_at = loop.time()
@@ -157,15 +156,18 @@ class Registration:
                     good_until = asked_at + left_s
                     if self._news.is_set():
                         await self._publish(lease)
-                pause_s, backoff_s = left_s / RENEWALS_PER_TTL, BACKOFF_S_MIN
             except NotFound:
                 return
             except (Error, TimeoutError):
                 self._attempted.set()
                 if loop.time() >= good_until:
                     return
-                pause_s = backoff_s * self._random.uniform(0.5, 1.0)
+                # Not cut short by news: they are not told any sooner while nobody listens.
+                await asyncio.sleep(min(ttl_s / RENEWALS_PER_TTL, backoff_s) * self._random.uniform(0.5, 1.0))
                 backoff_s = min(BACKOFF_S_MAX, backoff_s * 2)
+            else:
+                backoff_s = BACKOFF_S_MIN
+                await self._wait_for_news(left_s / RENEWALS_PER_TTL)
 
     async def _wait_for_news(self, pause_s: float) -> None:
         try:

@@ -14,7 +14,7 @@ import secrets
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from operator import attrgetter
@@ -241,7 +241,7 @@ class RegistryFile:
             return step(now_us)
 
     @contextmanager
-    def _transaction(self, kind: str) -> Iterator[None]:
+    def _transaction(self, kind: str) -> Generator[None]:
         with mapped(self._path):
             self._db.execute(f"begin {kind}")
             try:
@@ -356,7 +356,7 @@ def _connect(path: Path, boot: str) -> tuple[sqlite3.Connection, str]:
 
 
 @contextmanager
-def mapped(path: Path) -> Iterator[None]:
+def mapped(path: Path) -> Generator[None]:
     """Turn what SQLite and the file system raise into this project's errors."""
     try:
         yield

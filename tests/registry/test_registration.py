@@ -1,0 +1,195 @@
+"""Registration: in the registry for as long as the process lives, whatever becomes of the lease."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from random import Random
+
+import pytest
+from tests.registry.faulty import FaultyRegistry
+
+from dougong.errors import Invalid, Unavailable
+from dougong.registry import Instance, InstanceState, MemoryRegistry, Registration
+from dougong.registry import registration as registration_module
+from dougong.registry.keys import decode_instance
+
+ORDERS = Instance(service="shop.v1.Orders", address="127.0.0.1:1", id="orders-0-1")
+STOCK = Instance(service="shop.v1.Stock", address="127.0.0.1:1", id="orders-0-1")
+
+
+@pytest.fixture
+async def registry() -> AsyncIterator[FaultyRegistry]:
+    made = FaultyRegistry(MemoryRegistry())
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def registration(registry: FaultyRegistry) -> AsyncIterator[Registration]:
+    made = Registration(registry, [ORDERS, STOCK], ttl_s=0.3, random=Random(1))
+    yield made
+    registry.down = registry.frozen = False
+    await made.stop()
+
+
+async def states(registry: FaultyRegistry) -> list[str]:
+    listed = (await registry.inner.list("/services/")).items
+    found = [decode_instance(item.key.split("/")[2], item.value) for item in listed]
+    return [instance.state.value for instance in found if instance is not None]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_all_instances_hang_on_one_lease(registry: FaultyRegistry, registration: Registration) -> None:
+    assert not registration.registered
+    await registration.start()
+    await registration.start()
+    assert registration.registered
+    items = (await registry.list("/")).items
+    assert [item.key for item in items] == [
+        "/services/shop.v1.Orders/127.0.0.1:1",
+        "/services/shop.v1.Stock/127.0.0.1:1",
+    ]
+    assert {item.lease for item in items} == {registration.lease}
+    assert decode_instance("shop.v1.Orders", items[0].value) == ORDERS
+    assert registration.instances == (ORDERS, STOCK)
+
+
+async def test_it_lives_on_by_renewing(registry: FaultyRegistry, registration: Registration) -> None:
+    await registration.start()
+    await until(lambda: registry.calls.count("keep_alive") >= 6)  # twice the TTL
+    assert registration.grants == 1
+    assert await states(registry) == ["serving", "serving"]
+
+
+async def test_without_renewing_it_would_vanish(
+    registry: FaultyRegistry, registration: Registration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ablation: the keys are there because of the renewals."""
+    monkeypatch.setattr(registration_module, "RENEWALS_PER_TTL", 0.001)
+    await registration.start()
+    async with asyncio.timeout(10):
+        while await states(registry):
+            await asyncio.sleep(0.01)
+
+
+async def test_a_lease_revoked_behind_its_back_is_granted_anew(
+    registry: FaultyRegistry, registration: Registration
+) -> None:
+    await registration.start()
+    for grants in (2, 3):
+        lost = registration.lease
+        await registry.inner.revoke(lost)
+        assert await states(registry) == []
+        await until(lambda grants=grants: registration.grants == grants and registration.registered)  # type: ignore[misc]
+        assert registration.lease != lost
+        assert await states(registry) == ["serving", "serving"]
+
+
+async def test_a_lease_lost_between_renewal_and_put_is_granted_anew(
+    registry: FaultyRegistry, registration: Registration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await registration.start()
+    lost = registration.lease
+
+    async def optimist(lease: int) -> float:
+        return 0.3
+
+    monkeypatch.setattr(registry, "keep_alive", optimist)
+    await registry.inner.revoke(lost)
+    setting = asyncio.ensure_future(registration.set_state(InstanceState.TERMINATING))
+    await until(lambda: registration.grants == 2)
+    await setting
+    assert await states(registry) == ["terminating", "terminating"]
+
+
+async def test_a_silent_registry_is_tried_for_ever(registry: FaultyRegistry, registration: Registration) -> None:
+    registry.down = True
+    await registration.start()  # returns all the same
+    assert not registration.registered
+    with pytest.raises(Unavailable) as raised:
+        await registration.wait(timeout_s=0.01)
+    assert raised.value.code == "not_registered"
+    await until(lambda: registry.calls.count("grant") >= 3)
+    registry.down = False
+    await registration.wait(timeout_s=10)
+    assert await states(registry) == ["serving", "serving"]
+
+
+async def test_a_short_silence_costs_no_lease(registry: FaultyRegistry, registration: Registration) -> None:
+    slow = Registration(registry, [ORDERS], ttl_s=60, random=Random(1))
+    await slow.start()
+    lease = slow.lease
+    registry.down = True
+    await slow.set_state(InstanceState.TERMINATING)  # could not be told, and returns
+    assert await states(registry) == ["serving"]
+    failed = len(registry.calls)
+    await until(lambda: len(registry.calls) > failed)
+    registry.down = False
+    async with asyncio.timeout(10):
+        while await states(registry) != ["terminating"]:
+            await asyncio.sleep(0.001)
+    assert slow.lease == lease
+    assert slow.grants == 1
+    await slow.stop()
+
+
+async def test_a_long_silence_ends_in_a_new_lease(registry: FaultyRegistry, registration: Registration) -> None:
+    await registration.start()
+    registry.down = True
+    await until(lambda: not registration.registered)
+    registry.down = False
+    await registration.wait(timeout_s=10)
+    assert registration.grants == 2
+    assert await states(registry) == ["serving", "serving"]
+
+
+async def test_states_are_written_down_at_once(registry: FaultyRegistry) -> None:
+    registration = Registration(registry, [ORDERS, STOCK], ttl_s=3600)
+    await registration.set_state(InstanceState.STARTING)
+    await registration.start()
+    assert await states(registry) == ["starting", "starting"]
+    await registration.set_state(InstanceState.SERVING)
+    assert await states(registry) == ["serving", "serving"]
+    await asyncio.gather(*(registration.set_state(state) for state in InstanceState))
+    assert await states(registry) == [list(InstanceState)[-1].value] * 2
+    await registration.stop()
+
+
+async def test_stop_says_goodbye_first(registry: FaultyRegistry, registration: Registration) -> None:
+    await registration.start()
+    since = (await registry.list("/")).revision + 1
+    await registration.stop()
+    await registration.stop()
+    assert await states(registry) == []
+    seen: list[str] = []
+    async for changes in registry.inner.watch("/services/shop.v1.Orders/", since):
+        for change in changes:
+            instance = decode_instance("shop.v1.Orders", change.value)
+            seen.append(instance.state.value if instance else change.kind.value)
+        if len(seen) == 2:
+            break
+    assert seen == ["terminating", "delete"]
+    assert not registration.registered
+
+
+async def test_stop_does_not_wait_for_a_registry_that_hangs(
+    registry: FaultyRegistry, registration: Registration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registration_module, "CALL_S_MAX", 0.02)
+    await registration.start()
+    registry.frozen = True
+    async with asyncio.timeout(10):
+        await registration.stop()
+
+
+async def test_what_cannot_be_registered_is_refused_at_once(registry: FaultyRegistry) -> None:
+    with pytest.raises(Invalid, match="invalid_ttl"):
+        Registration(registry, [ORDERS], ttl_s=0)
+    with pytest.raises(Invalid, match="invalid_service_name"):
+        Registration(registry, [Instance(service="", address="h:1")])
