@@ -138,20 +138,27 @@ def first_violation(message: Any, path: str = "", *, integers: bool = False) -> 
 
 def _broken(where: str, value: Any, bounds: Bounds) -> Invalid | None:
     """Says which bound is broken. Texts are not quoted back: they may be secrets."""
-    said = f"{value}" if type(value) is float else str(value)[:40] if type(value) is int else ""
     for key, bound in bounds.items():
         if key in _OPERATORS:
             holds = {"ge": value >= bound, "gt": value > bound, "le": value <= bound, "lt": value < bound}[key]
-            wanted = f"must be {_OPERATORS[key]} {bound}, not {said}"
+            wanted = f"must be {_OPERATORS[key]} {bound}, not {_shown(value)}"
         elif key == "multiple_of":
-            holds, wanted = value % bound == 0, f"must be a multiple of {bound}, not {said}"
+            holds, wanted = value % bound == 0, f"must be a multiple of {bound}, not {_shown(value)}"
         elif key == "pattern":
             holds, wanted = re.search(bound, value) is not None, f"must match {bound!r}"
         else:
             size, least = len(value), key == "min_length"
             holds = size >= bound if least else size <= bound
-            unit = {str: "characters", bytes: "bytes"}.get(type(value), "entries")
-            wanted = f"must have at {'least' if least else 'most'} {bound} {unit}, not {size}"
+            wanted = f"must have at {'least' if least else 'most'} {bound} {_unit(value)}, not {size}"
         if not holds:
             return Invalid(f"{where} {wanted}", code="invalid_field", field=where)
     return None
+
+
+def _shown(value: object) -> str:
+    """Numbers only, and not the longest."""
+    return str(value)[:40] if isinstance(value, (int, float)) else "this"
+
+
+def _unit(value: object) -> str:
+    return "characters" if isinstance(value, str) else "bytes" if isinstance(value, bytes) else "entries"

@@ -195,6 +195,8 @@ def _leaf(shape: MessageShape) -> bool:
 
 def malformed(name: str, error: Exception) -> Invalid:
     """Bytes that are no such message at all."""
+    if "MaxDepth" in str(error):
+        return too_deep(name)
     return Invalid(
         f"not a {name} in protobuf wire format ({error}); check that both sides speak the same contract",
         code="malformed",
@@ -203,7 +205,7 @@ def malformed(name: str, error: Exception) -> Invalid:
 
 
 def too_deep(name: str) -> Invalid:
-    """Protobuf readers everywhere stop at 100 levels; so does what we write."""
+    """Protobuf readers stop at 100 levels, ours included."""
     return Invalid(f"a {name} is nested deeper than 100 levels; flatten it", code="too_deep", type=name)
 
 
@@ -280,17 +282,22 @@ def _unwritable(mapper: Mapper, where: str, kind: str, wanted: type[Any], value:
         return TypeError(f"{where} must be {wanted.__name__}, not {type(value).__name__}")
     if kind == "int64" and not -(2**63) <= value < 2**63:
         return Invalid(f"{where} does not fit 64 bits", code="invalid_field", field=where)
-    if kind == "string":
-        try:
-            str.encode(value)
-        except UnicodeEncodeError:
-            return Invalid(f"{where} holds half a surrogate pair, which is no text", code="invalid_field", field=where)
+    if kind == "string" and not _is_text(value):
+        return Invalid(f"{where} holds half a surrogate pair, which is no text", code="invalid_field", field=where)
     if kind == "double" and isinstance(value, int):
         try:
             float(value)
         except OverflowError:
             return Invalid(f"{where} does not fit a double", code="invalid_field", field=where)
     return None
+
+
+def _is_text(value: object) -> bool:
+    try:
+        str(value).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Codec(Generic[M]):

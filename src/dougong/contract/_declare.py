@@ -11,7 +11,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin, overload
 
 import msgspec
@@ -82,7 +82,10 @@ class HttpRule(msgspec.Struct, frozen=True):
         match = re.fullmatch(r"(GET|POST|PUT|PATCH|DELETE) (/[A-Za-z0-9_\-./{}:]*)", text)
         if match is None:
             raise TypeError(f"http rule {text!r} is not of the form 'GET /v1/things/{{id}}'")
-        return cls(match[1], match[2], tuple(re.findall(r"\{([a-z_][a-z0-9_]*)\}", match[2])))
+        params = tuple(re.findall(r"\{([a-z_][a-z0-9_]*)\}", match[2]))
+        if re.search(r"[{}]", re.sub(r"\{[a-z_][a-z0-9_]*\}", "", match[2])) or len(set(params)) != len(params):
+            raise TypeError(f"http rule {text!r}: each parameter is one field's name between braces, once")
+        return cls(match[1], match[2], params)
 
 
 class Method(msgspec.Struct, frozen=True):
@@ -341,15 +344,36 @@ def describe(service: type[Service]) -> ServiceContract:
                 methods[attribute] = _method(service, attribute, value.function, value.declared)
             elif (declared := getattr(value, "__dougong_rpc__", None)) is not None:
                 methods[attribute] = _method(service, attribute, value, declared)
+    _refuse_same_names(service, methods.values())
     doc = inspect.cleandoc(service.__doc__ or "")
     contract = ServiceContract(service.__service_name__, service.__package__, doc, tuple(methods.values()))
     service.__contract__ = contract
     return contract
 
 
+def _refuse_same_names(service: type[Service], methods: Iterable[Method]) -> None:
+    seen: dict[str, str] = {}
+    for method in methods:
+        for name in (method.name, f"{method.name}Batch")[: 2 if method.max_batch else 1]:
+            if (other := seen.setdefault(name, method.attribute)) != method.attribute:
+                raise TypeError(
+                    f"{service.__service_name__}: {other} and {method.attribute} are both {name} on the wire; rename one"
+                )
+
+
+def _hints(where: str, function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except NameError as error:
+        raise TypeError(
+            f"{where}: the annotation names {error.name!r}, which is not known in {function.__module__}; define or "
+            "import it at module level, not under TYPE_CHECKING"
+        ) from error
+
+
 def _method(service: type[Service], attribute: str, function: Callable[..., Any], declared: _Declared) -> Method:
     where = f"{service.__service_name__}.{attribute}"
-    hints = typing.get_type_hints(function, include_extras=True)
+    hints = _hints(where, function)
     parameters = [p for p in inspect.signature(function).parameters if p != "self"]
     if len(parameters) != 1 or parameters[0] not in hints or "return" not in hints:
         raise TypeError(f"{where}: a method takes exactly one annotated parameter beside self and annotates its return")
