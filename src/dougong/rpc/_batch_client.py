@@ -1,0 +1,148 @@
+"""The client's half of a batch stream: frames out, outcomes back in any order, several frames in flight.
+
+A stream has two tasks of its own, one that writes and one that reads, because gRPC ends the whole call when a task is
+cancelled inside a read or a write: no caller's cancellation may do that to its neighbours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+
+from dougong.contract import BatchCodec, Message
+from dougong.errors import Error, Unavailable
+from dougong.rpc._batch_server import WHOLE_BATCH
+from dougong.rpc._transport import Lost, Stream, connection_lost
+
+__all__ = ["BatchStream", "Frame"]
+
+
+class Frame:
+    """One batch on its way. `done` is set when each item has its outcome, or when there will be no more (`failure`)."""
+
+    __slots__ = ("done", "failure", "missing", "number", "outcomes", "sent")
+
+    def __init__(self, number: int, count: int, done: asyncio.Future[None]) -> None:
+        self.number = number
+        self.outcomes: list[Message | Error | None] = [None] * count
+        self.missing = count
+        self.done = done
+        self.sent = False
+        self.failure: Error | Lost | None = None
+        """Why items have no outcome."""
+
+
+class BatchStream:
+    """One open stream to one instance."""
+
+    def __init__(self, stream: Stream, frames: BatchCodec, address: str) -> None:
+        self._stream = stream
+        self._codec = frames
+        self._address = address
+        self._loop = asyncio.get_running_loop()
+        self._frames: dict[int, Frame] = {}
+        self._outbox: deque[tuple[Frame, bytes]] = deque()
+        self._wake: asyncio.Future[None] | None = None
+        self._last = 0
+        self.open = True
+        """False once it broke or ended: make another."""
+        self._writer = self._loop.create_task(self._write())
+        self._reader = self._loop.create_task(self._read())
+
+    def encode(self, timeout_ms: int, requests: Sequence[Message], traceparents: Sequence[str]) -> tuple[int, bytes]:
+        """A frame's number and bytes. Numbers grow along the stream."""
+        self._last += 1
+        return self._last, self._codec.encode_request(self._last, timeout_ms, requests, traceparents)
+
+    def send(self, number: int, data: bytes, count: int) -> Frame:
+        """Put a frame on its way; never waits."""
+        frame = Frame(number, count, self._loop.create_future())
+        self._frames[number] = frame
+        self._outbox.append((frame, data))
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+        return frame
+
+    def forget(self, frame: Frame) -> None:
+        """Nobody waits for it any more; a late answer is dropped."""
+        self._frames.pop(frame.number, None)
+
+    async def close(self) -> None:
+        self._end(Lost(Unavailable(f"the connection to {self._address} was closed", code="closed"), started=True))
+        self._stream.cancel()
+        self._writer.cancel()
+        self._reader.cancel()
+        await asyncio.gather(self._writer, self._reader, return_exceptions=True)
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                while self._outbox:
+                    frame, data = self._outbox.popleft()
+                    frame.sent = True
+                    await self._stream.send(data)
+                self._wake = self._loop.create_future()
+                await self._wake
+        except (Error, Lost):
+            # The reader learns why, from the call's status, which says more than a failed write.
+            return
+
+    async def _read(self) -> None:
+        try:
+            while (data := await self._stream.receive()) is not None:
+                reply = self._codec.decode_reply(data)
+                frame = self._frames.get(reply.batch)
+                if frame is not None:
+                    self._take(frame, reply.outcomes)
+            self._end(connection_lost(self._address, "the server ended the stream"))
+        except (Error, Lost) as failure:
+            self._end(failure)
+        except Exception as error:  # a reply that makes no sense: nothing on this stream can be trusted any more
+            self._end(connection_lost(self._address, f"unreadable reply: {error!r}"))
+            raise
+        finally:
+            self._writer.cancel()
+            self._stream.cancel()
+
+    def _take(self, frame: Frame, outcomes: Sequence[tuple[int, Message | Error]]) -> None:
+        into = frame.outcomes
+        if len(outcomes) == 1 and outcomes[0][0] == WHOLE_BATCH:
+            error = outcomes[0][1]
+            into[:] = [error] * len(into)
+            frame.missing = 0
+        else:
+            answered = 0
+            for index, outcome in outcomes:
+                if into[index] is None:
+                    answered += 1
+                    into[index] = outcome
+            frame.missing -= answered
+        if frame.missing <= 0:
+            del self._frames[frame.number]
+            if not frame.done.done():
+                frame.done.set_result(None)
+
+    def _end(self, failure: Error | Lost) -> None:
+        self.open = False
+        frames, self._frames = list(self._frames.values()), {}
+        self._outbox.clear()
+        begun_up_to = _last_batch(failure)
+        for frame in frames:
+            frame.failure = failure
+            if isinstance(failure, Lost):
+                # Never sent, or never read by a server that stopped in good order: nothing was done, try anywhere.
+                begun = frame.sent and frame.number <= begun_up_to
+                if begun and not failure.started:
+                    frame.failure = connection_lost(self._address, "the server stopped before it was finished")
+                elif not begun:
+                    frame.failure = Lost(failure.error, started=False)
+            if not frame.done.done():
+                frame.done.set_result(None)
+
+
+def _last_batch(failure: Error | Lost) -> float:
+    """The last frame the server may have begun: it says so when it stops in good order."""
+    if isinstance(failure, Lost) and not failure.started:
+        return int(failure.error.fields.get("last_batch", 0))
+    return float("inf")

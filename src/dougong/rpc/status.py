@@ -1,0 +1,126 @@
+"""Errors on the gRPC wire: the one place where Dougong's families meet status codes.
+
+Out: status code by family, `google.rpc.Status` in the trailers with `ErrorInfo` (our code and fields) and `RetryInfo`,
+so that a client in any language can read the details with its stock library. In: the same way back; a status without
+details came from gRPC itself or from a stranger and is mapped by its code alone.
+"""
+
+from __future__ import annotations
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from dougong.errors import (
+    Conflict,
+    DeadlineExceeded,
+    Error,
+    Forbidden,
+    Internal,
+    Invalid,
+    NotFound,
+    Overloaded,
+    Scalar,
+    Unauthenticated,
+    Unavailable,
+)
+from dougong.rpc._transport import Lost, connection_lost
+
+__all__ = ["from_status", "to_status"]
+
+DETAILS_KEY = "grpc-status-details-bin"
+DOMAIN = "dougong"
+TURNED_AWAY = "dougong.turned-away"  # ErrorInfo domain of a refusal before anything was done: safe to try elsewhere
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_MESSAGE_MAX = 1024  # peers cap the size of all metadata at 8 KiB; past it they drop the whole answer
+_FIELDS_MAX = 3072
+
+_BY_CODE: dict[int, type[Error]] = {
+    3: Invalid,
+    4: DeadlineExceeded,
+    5: NotFound,
+    6: Conflict,  # ALREADY_EXISTS
+    7: Forbidden,
+    8: Overloaded,
+    9: Conflict,  # FAILED_PRECONDITION
+    10: Conflict,
+    11: Invalid,  # OUT_OF_RANGE
+    14: Unavailable,
+    16: Unauthenticated,
+}
+
+
+def to_status(error: Error | Lost) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
+    """Status code, text and trailing metadata."""
+    domain = DOMAIN
+    if isinstance(error, Lost):
+        domain = DOMAIN if error.started else TURNED_AWAY
+        error = error.error
+    text = error.message[:_MESSAGE_MAX]
+    info = error_details_pb2.ErrorInfo(reason=error.code, domain=domain)
+    left = _FIELDS_MAX
+    for name, value in error.fields.items():
+        written = _write(value)
+        left -= len(name) + len(written.encode())
+        if left < 0:
+            break
+        info.metadata[name] = written
+    status = status_pb2.Status(code=error.grpc_status, message=text)
+    _pack(status.details.add(), info)
+    if error.retry_after_s is not None:
+        delay = duration_pb2.Duration()
+        delay.FromMicroseconds(round(error.retry_after_s * 1e6))
+        _pack(status.details.add(), error_details_pb2.RetryInfo(retry_delay=delay))
+    return _CODES[error.grpc_status], text, ((DETAILS_KEY, status.SerializeToString()),)
+
+
+def from_status(error: grpc.aio.AioRpcError, address: str) -> Error | Lost:
+    """The `Error` the other side raised, or `Lost` when gRPC could not bring an answer."""
+    code = int(error.code().value[0])
+    text = error.details() or ""
+    for key, value in error.trailing_metadata() or ():
+        if key == DETAILS_KEY and isinstance(value, bytes):
+            status = status_pb2.Status()
+            try:
+                status.ParseFromString(value)
+            except ValueError:  # a stranger's details: the code below is enough
+                break
+            return _rebuild(code, status)
+    if code == 14:
+        return connection_lost(address, text)
+    if code == 1:  # CANCELLED, and not by us: the other side let go of the call
+        return connection_lost(address, text or "cancelled")
+    if code == 8 and "larger than max" in text:
+        return Invalid(f"{text} bytes", code="message_too_large")
+    if code == 12:
+        return Internal(f"{address} has no such method: {text}", code="unimplemented")
+    if code == 4:
+        return DeadlineExceeded(f"{address} did not answer in time: outcome unknown")
+    return _BY_CODE.get(code, Internal)(text or f"gRPC status {code} from {address}")
+
+
+def _rebuild(code: int, status: status_pb2.Status) -> Error | Lost:
+    error = _BY_CODE.get(code, Internal)(status.message)
+    turned_away = False
+    for detail in status.details:
+        if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
+            info = error_details_pb2.ErrorInfo.FromString(detail.value)
+            error.code = info.reason or error.code
+            error.fields.update({name: _read(value) for name, value in info.metadata.items()})
+            turned_away = info.domain == TURNED_AWAY
+        elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+            retry = error_details_pb2.RetryInfo.FromString(detail.value)
+            error.retry_after_s = retry.retry_delay.ToMicroseconds() / 1e6
+    return Lost(error, started=False) if turned_away else error
+
+
+def _pack(detail: any_pb2.Any, message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> None:
+    detail.Pack(message)
+
+
+def _write(value: Scalar) -> str:
+    return value if isinstance(value, str) else str(value)
+
+
+def _read(text: str) -> Scalar:
+    return text
