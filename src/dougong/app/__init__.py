@@ -17,7 +17,7 @@ from dougong.app._app import App, load_app
 from dougong.app._participants import Participants
 from dougong.app._run import run_apps
 from dougong.app._secrets import Secrets, ensure_secrets, read_secrets
-from dougong.app._settings import RunSettings
+from dougong.app._settings import RunSettings, load_run_settings
 from dougong.app._status import AppStatus, GetStatus, Glance, Status, StatusRow, StatusTable
 from dougong.app._supervisor import Process, ProcessState, Supervisor, check_port
 from dougong.app._system import AppSpec, System, default_system, load_system
@@ -42,6 +42,7 @@ __all__ = [
     "default_system",
     "ensure_secrets",
     "load_app",
+    "load_run_settings",
     "load_system",
     "read_secrets",
     "run_apps",

@@ -11,8 +11,7 @@ import uvloop
 
 from dougong.app._app import load_app
 from dougong.app._run import run_apps
-from dougong.app._settings import RunSettings
-from dougong.config import load
+from dougong.app._settings import load_run_settings
 from dougong.errors import Error
 
 
@@ -20,7 +19,7 @@ def main(targets: list[str]) -> int:
     """Run the named apps until SIGTERM or SIGINT; 0 when they stopped in order."""
     _die_with_parent()
     try:
-        settings = load(RunSettings, prefix="DOUGONG_").value
+        settings = load_run_settings()
         apps = [load_app(target) for target in targets]
         uvloop.run(run_apps(apps, settings))
     except Error as error:

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 __all__ = ["Injector", "Provider"]
 
 Provider = Callable[..., object]
-Fallback = Callable[[type, str], object | None]
+Fallback = Callable[[type], Awaitable[object | None]]
 
 
 class Injector:
     """Builds objects from their type hints; each provider runs at most once.
 
-    `fallback(kind, where)` may answer for types nobody registered (service clients), or return None.
+    `fallback(kind)` may answer for types nobody registered (service clients), or return None.
     """
 
     def __init__(self, stack: AsyncExitStack, fallback: Fallback) -> None:
@@ -48,7 +48,7 @@ class Injector:
             return self._values[kind]
         provider = self._providers.get(kind)
         if provider is None:
-            value = self._fallback(kind, where)
+            value = await self._fallback(kind)
             if value is None:
                 raise TypeError(
                     f"{where} asks for {kind.__qualname__}, which nothing provides: "

@@ -7,7 +7,6 @@ from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import msgspec
 
@@ -15,17 +14,17 @@ from dougong.app._app import App
 from dougong.app._inject import Injector
 from dougong.app._participants import Participants
 from dougong.app._secrets import Secrets
-from dougong.app._settings import RunSettings
+from dougong.app._settings import APP_PREFIX, RunSettings
 from dougong.app._status import Status
 from dougong.app._system import System
 from dougong.clock import Clock
+from dougong.config import load
 from dougong.contract import Service, describe
-from dougong.errors import Invalid
 from dougong.http import HttpFront, HttpServer
 from dougong.registry import Discovery, Instance, InstanceState, Registration, Registry
 from dougong.rpc import JwtIssuer, Server, client, close_client
 from dougong.store import Store, migrations_from, open_store
-from dougong.tcc import Participant, ParticipantClient, ParticipantService, participant_client
+from dougong.tcc import ParticipantService
 
 __all__ = ["Host", "Running"]
 
@@ -63,7 +62,7 @@ class Running:
         """Make the database, the services and what they need."""
         injector, app, host = self._injector, self._app, self._host
         injector.add(Clock, host.clock)
-        injector.add(Participants, Participants(self._participant))
+        injector.add(Participants, Participants(self._client))
         injector.add(JwtIssuer, host.secrets.issuer(host.clock))
         if app.settings is not None:
             injector.add(app.settings, self._settings(app.settings))
@@ -92,7 +91,7 @@ class Running:
         server = Server(self._served, authenticator=authenticator)
         address = await server.start(f"{settings.host}:{settings.port}")
         self._stack.push_async_callback(server.stop)
-        routes = [(kind, self._own.get(kind) or self._client(kind)) for kind in app.front]
+        routes = [(kind, self._own.get(kind) or await self._client(kind)) for kind in app.front]
         front = HttpFront(routes, authenticator=authenticator, title=host.secrets.system, version="1")
         http_host, _, http_port = settings.http.rpartition(":")
         http = HttpServer(front, http_host, int(http_port))
@@ -131,28 +130,23 @@ class Running:
         self._served.append(service)
 
     def _settings(self, kind: type[msgspec.Struct]) -> msgspec.Struct:
-        spec = self._host.system.apps.get(self._app.name) if self._host.system is not None else None
-        try:
-            return msgspec.convert(spec.settings if spec is not None else {}, kind)
-        except msgspec.ValidationError as error:
-            raise Invalid(
-                f"[apps.{self._app.name}.settings] in {self._host.settings.system}: {error}", code="invalid_settings"
-            ) from error
+        """From `[apps.NAME.settings]` of the system file, then `DOUGONG_APP_NAME_…` of the environment."""
+        name, system = self._app.name, self._host.system
+        spec = system.apps.get(name) if system is not None else None
+        where = f"{self._host.settings.system} [apps.{name}.settings]"
+        tables = [(where, spec.settings)] if spec is not None else []
+        return load(kind, tables=tables, prefix=f"{APP_PREFIX}{name.upper()}_").value
 
-    def _provide(self, kind: type, where: str) -> object | None:
+    async def _provide(self, kind: type) -> object | None:
         """Services that this app does not serve itself are called through the registry."""
-        del where
         if issubclass(kind, Service) and kind not in self._app.services:
-            return self._client(kind)
+            return await self._client(kind)
         return None
 
-    def _client(self, kind: type[Service]) -> Service:
+    async def _client(self, kind: type[Service]) -> Service:
         name = describe(kind).name
         if name not in self._clients:
-            made = client(kind, self._host.discovery.resolver(name), token=self._host.secrets.system_token)
+            made = client(kind, await self._host.discovery.resolve(name), token=self._host.secrets.system_token)
             self._stack.push_async_callback(close_client, made)
             self._clients[name] = made
         return self._clients[name]
-
-    def _participant(self, participant: type[Participant]) -> ParticipantClient:  # type: ignore[type-arg]
-        return cast(ParticipantClient, participant_client(participant, self._client))

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
-__all__ = ["RunSettings"]
+from dougong.config import load
+
+__all__ = ["APP_PREFIX", "RunSettings", "load_run_settings"]
+
+APP_PREFIX = "DOUGONG_APP_"
+"""Start of the variables that set an app's own settings: `DOUGONG_APP_USERS_CURRENCY`."""
 
 
 class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,3 +36,8 @@ class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_level: str = "info"
     system: str = ""
     """System file whose `[apps.NAME.settings]` apply; empty for none."""
+
+
+def load_run_settings(overrides: Mapping[str, object] | None = None) -> RunSettings:
+    """From the environment, `overrides` (flags) on top. Raises `Invalid` naming every fault."""
+    return load(RunSettings, prefix="DOUGONG_", ignore=(APP_PREFIX,), overrides=overrides).value

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 from cyclopts import Parameter
 
-from dougong.app import RunSettings, load_app, run_apps
-from dougong.config import load
+from dougong.app import load_app, load_run_settings, run_apps
 
 __all__ = ["run"]
 
@@ -40,6 +38,4 @@ async def run(
     """
     flags = {"data": str(data) if data else None, "port": port, "http": http, "log_json": log_json}
     overrides = {name: value for name, value in flags.items() if value is not None}
-    settings = load(RunSettings, prefix="DOUGONG_", overrides=overrides).value
-    assert isinstance(settings, msgspec.Struct)
-    await run_apps([load_app(target) for target in targets], settings)
+    await run_apps([load_app(target) for target in targets], load_run_settings(overrides))

@@ -76,7 +76,7 @@ async def transactions(store: Store, clock: Clock, participants: Participants) -
     coordinator = Coordinator(
         store,
         initiator="orders",
-        participants=participants.connect(StockHolds, WalletHolds),
+        participants=await participants.connect(StockHolds, WalletHolds),
         decide=settle,
         clock=clock,
     )
