@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
-__all__ = ["AsgiApp", "Event", "Headers", "HttpScope", "Receive", "Reply", "Scope", "Send"]
+__all__ = [
+    "API_HEADERS",
+    "COMMON_HEADERS",
+    "AsgiApp",
+    "Event",
+    "Headers",
+    "HttpScope",
+    "Receive",
+    "Reply",
+    "Scope",
+    "Send",
+]
 
 Event = MutableMapping[str, object]
 Scope = MutableMapping[str, object]
@@ -17,14 +28,26 @@ Headers = Mapping[bytes, bytes]
 """Request headers by lower-case name. A header that came twice has its last value; see `front` for who minds."""
 
 
-class HttpScope(TypedDict, total=False):
+class HttpScope(TypedDict):
     """Keys of an HTTP scope that we use."""
 
     method: str
     path: str
-    raw_path: bytes
+    raw_path: NotRequired[bytes | None]
     query_string: bytes
     headers: list[tuple[bytes, bytes]]
+
+
+# What a response must not allow a browser to do with it. HTML pages bring their own, wider policy.
+COMMON_HEADERS: list[tuple[bytes, bytes]] = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
+API_HEADERS: list[tuple[bytes, bytes]] = [
+    *COMMON_HEADERS,
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+]
 
 
 class Reply(NamedTuple):
@@ -33,3 +56,5 @@ class Reply(NamedTuple):
     status: int
     headers: list[tuple[bytes, bytes]]
     body: bytes
+    common: list[tuple[bytes, bytes]] = API_HEADERS
+    """Headers every response of its kind has."""

@@ -15,10 +15,11 @@ import types
 import typing
 from collections.abc import Sequence
 from enum import Enum
-from typing import cast, get_args, get_origin
+from typing import NotRequired, TypedDict, cast, get_args, get_origin
 from urllib.parse import unquote_plus
 
 import msgspec
+import msgspec.inspect
 
 from dougong.contract import Message, Method, codec
 from dougong.contract._declare import field_sources
@@ -31,7 +32,7 @@ PARAMETERS_MAX = 100
 NAME_SHOWN_MAX = 100
 _AT = re.compile(r" - at (?:`(?P<path>[^`]*)`|(?P<odd>.*))$")
 _NAMED = re.compile(r"^Object (?:contains (?P<unknown>unknown)|missing required) field `(?P<name>.*)`$", re.DOTALL)
-_SCALARS = (str, int, float, bool, bytes)
+_SCALARS = (str, int, float, bool)
 
 
 def has_body(verb: str) -> bool:
@@ -50,6 +51,7 @@ class Binder:
         "_places",
         "_query",
         "_query_lists",
+        "_subject_missing",
         "_text",
         "_validate",
         "_whole_from_body",
@@ -69,7 +71,8 @@ class Binder:
         where = f"{method.service}.{method.attribute}"
 
         self._message = message
-        self._validate = codec(message).validate
+        # msgspec checked all bounds while it decoded; only an int without bounds may still be beyond 64 bits.
+        self._validate = codec(message).validate if _has_loose_int(message) else None
         self.params = rule.params
         self.takes_body = has_body(rule.verb)
         headers = {
@@ -91,10 +94,11 @@ class Binder:
                     f"{where}: field {name!r} ({hints[name]!r}) cannot be written as text in a path, query or header; "
                     f"use a verb with a body"
                 )
-        self._query = frozenset() if self.takes_body else frozenset(others)
-        self._query_lists = frozenset(name for name in self._query if _is_list(hints[name]))
-        self._places = dict.fromkeys(rule.params, "path") | dict.fromkeys(self._query, "query")
-        self._text = _struct(f"{message.__name__}Text", as_text, hints, defaults, method.subject_field)
+        self._query = {} if self.takes_body else {defaults[name].encode_name: name for name in others}
+        self._query_lists = frozenset(name for name in self._query.values() if _is_list(hints[name]))
+        self._places = dict.fromkeys(rule.params, "path") | dict.fromkeys(self._query.values(), "query")
+        self._text = _texts(f"{message.__name__}Text", as_text, hints, defaults, method.subject_field)
+        self._subject_missing = method.subject_field if method.subject_field in as_text else ""
         self._whole_from_body = self.takes_body and not as_text and _optional(defaults, method.subject_field)
         body = (
             message
@@ -125,11 +129,13 @@ class Binder:
         else:
             request = self._message(**self._from_text(values, query, headers))
         assert isinstance(request, Message)
-        try:
-            self._validate(request)
-        except Invalid as error:  # what msgspec lets pass: integers beyond 64 bits, text that is not UTF-8
-            field = str(error.fields.get("field", ""))
-            raise _field_error(field, error.message, self._source(field), code=error.code) from error
+        if self._validate is not None:
+            try:
+                self._validate(request)
+            except Invalid as error:
+                field = str(error.fields.get("field", ""))
+                reason = error.message.removeprefix(f"{field} ")
+                raise _field_error(field, reason, self._source(field), code=error.code) from error
         return request
 
     def _body(self, body: bytes) -> msgspec.Struct:
@@ -140,7 +146,7 @@ class Binder:
                 )
             body = b"{}"
         try:
-            return cast(msgspec.Struct, self._decode_body(body))
+            return self._decode_body(body)
         except msgspec.ValidationError as error:
             raise _validation_error(str(error), "body") from error
         except UnicodeDecodeError as error:
@@ -158,8 +164,10 @@ class Binder:
                 text[name] = _header_text(value, shown)
         if query:
             self._parse_query(query, text)
+        if self._subject_missing:
+            text.setdefault(self._subject_missing, "")
         try:
-            return msgspec.structs.asdict(msgspec.convert(text, self._text, strict=False))
+            return msgspec.convert(text, self._text, strict=False)
         except msgspec.ValidationError as error:
             raise self._relocated(_validation_error(str(error), "query")) from error
 
@@ -176,14 +184,15 @@ class Binder:
                 value = unquote_plus(raw_value.decode("utf-8"), errors="strict")
             except UnicodeDecodeError as error:
                 raise Invalid("the query is not UTF-8", code="bad_utf8", source="query") from error
-            if name not in self._query:
+            field = self._query.get(name)
+            if field is None:
                 raise _unknown_parameter(name)
-            if name in self._query_lists:
-                cast("list[str]", text.setdefault(name, [])).append(value)
-            elif name in text:
+            if field in self._query_lists:
+                cast("list[str]", text.setdefault(field, [])).append(value)
+            elif field in text:
                 raise _field_error(name, "given more than once", "query", code="duplicate_parameter")
             else:
-                text[name] = value
+                text[field] = value
 
     def _refuse_query(self, query: bytes) -> None:
         for part in query.split(b"&", 1):
@@ -232,8 +241,49 @@ def _struct(
         else:
             required.append((field, kind))
     return msgspec.defstruct(
-        name, [*required, *optional], kw_only=True, frozen=True, forbid_unknown_fields=True, gc=False
+        name,
+        [*required, *optional],
+        kw_only=True,
+        frozen=True,
+        forbid_unknown_fields=True,
+        gc=False,
+        rename={field: infos[field].encode_name for field in fields},
     )
+
+
+def _texts(
+    name: str,
+    fields: Sequence[str],
+    hints: dict[str, object],
+    infos: dict[str, msgspec.structs.FieldInfo],
+    subject: str,
+) -> type[dict[str, object]]:
+    """The type of a dict of the fields that arrive as text. Those with a default may be absent."""
+    kinds: dict[str, object] = {}
+    for field in fields:
+        needed = infos[field].required or field == subject
+        kinds[field] = hints[field] if needed else NotRequired[hints[field]]
+    return cast("type[dict[str, object]]", TypedDict(name, kinds))  # type: ignore[operator]
+
+
+def _has_loose_int(kind: object, seen: frozenset[object] = frozenset()) -> bool:
+    """Whether a type holds an int, at any depth, whose declared bounds do not keep it within 64 bits."""
+    info = msgspec.inspect.type_info(kind) if not isinstance(kind, msgspec.inspect.Type) else kind
+    match info:
+        case msgspec.inspect.IntType(gt=gt, ge=ge, lt=lt, le=le):
+            return (gt is None and ge is None) or (lt is None and le is None)
+        case msgspec.inspect.StructType(cls=cls, fields=fields):
+            return cls not in seen and any(_has_loose_int(field.type, seen | {cls}) for field in fields)
+        case msgspec.inspect.ListType(item_type=item) | msgspec.inspect.VarTupleType(item_type=item):
+            return _has_loose_int(item, seen)
+        case msgspec.inspect.TupleType(item_types=items) | msgspec.inspect.UnionType(types=items):
+            return any(_has_loose_int(item, seen) for item in items)
+        case msgspec.inspect.DictType(key_type=key, value_type=value):
+            return _has_loose_int(key, seen) or _has_loose_int(value, seen)
+        case msgspec.inspect.Metadata(type=inner):
+            return _has_loose_int(inner, seen)
+        case _:
+            return False
 
 
 def _optional(infos: dict[str, msgspec.structs.FieldInfo], field: str) -> bool:

@@ -11,7 +11,7 @@ from typing import cast
 
 from dougong.errors import Invalid
 from dougong.http.asgi import Headers, Receive
-from dougong.http.problem import BodyTimeout, TooLarge, UnsupportedMediaType
+from dougong.http.problem import TooLarge, UnsupportedMediaType
 
 __all__ = ["ClientGone", "check_head", "drain_body", "read_body"]
 
@@ -23,20 +23,19 @@ class ClientGone(Exception):
     """The client closed the connection before it had its answer. No error of anybody's: nobody is left to tell."""
 
 
-def check_head(headers: Headers, *, takes_body: bool, max_bytes: int) -> bool:
-    """Judge the body by the headers alone; whether there is one to read."""
+def check_head(headers: Headers, *, takes_body: bool, max_bytes: int) -> int:
+    """Judge the body by the headers alone; how many bytes to expect, -1 when they do not say."""
     length = headers.get(b"content-length")
     if length is None:
-        present = b"transfer-encoding" in headers
+        size = -1 if b"transfer-encoding" in headers else 0
     else:
         if not length.isdigit() or len(length) > 19:
             raise Invalid("Content-Length is not a number", code="malformed_header", field="Content-Length")
         size = int(length)
         if size > max_bytes:
-            raise _too_large(max_bytes, size)
-        present = size > 0
-    if not present:
-        return False
+            raise _too_large(max_bytes)
+    if size == 0:
+        return 0
     if not takes_body:
         raise Invalid("this method takes no body", code="unexpected_body", source="body")
     kind = headers.get(b"content-type")
@@ -48,33 +47,25 @@ def check_head(headers: Headers, *, takes_body: bool, max_bytes: int) -> bool:
             f"Content-Encoding {encoding.decode('latin-1')!r} is not taken; send the body as it is",
             code="unsupported_encoding",
         )
-    return True
+    return size
 
 
-async def read_body(receive: Receive, *, max_bytes: int, timeout_s: float) -> bytes:
-    """The whole body. Raises `TooLarge`, `BodyTimeout`, `ClientGone`."""
+async def read_body(receive: Receive, *, max_bytes: int) -> bytes:
+    """The whole body. Raises `TooLarge` and `ClientGone`; how long it may take is the caller's business."""
+    event = await receive()
+    chunk = cast(bytes, event.get("body", b""))
+    if not event.get("more_body", False) and event["type"] == "http.request" and len(chunk) <= max_bytes:
+        return chunk
     whole = bytearray()  # one buffer: a list of one-byte chunks would weigh forty times the body
-    size = 0
-    try:
-        async with asyncio.timeout(timeout_s):
-            while True:
-                event = await receive()
-                if event["type"] == "http.disconnect":
-                    raise ClientGone
-                chunk = cast(bytes, event.get("body", b""))
-                size += len(chunk)
-                if size > max_bytes:
-                    raise _too_large(max_bytes, size)
-                if not event.get("more_body", False):
-                    if not whole:
-                        return chunk
-                    whole += chunk
-                    return bytes(whole)
-                whole += chunk
-    except TimeoutError as error:
-        raise BodyTimeout(
-            f"the body did not arrive within {timeout_s:g} s ({size} bytes did)", code="body_timeout", received=size
-        ) from error
+    while True:
+        if event["type"] == "http.disconnect":
+            raise ClientGone
+        whole += cast(bytes, event.get("body", b""))
+        if len(whole) > max_bytes:
+            raise _too_large(max_bytes)
+        if not event.get("more_body", False):
+            return bytes(whole)
+        event = await receive()
 
 
 async def drain_body(receive: Receive) -> None:
@@ -107,9 +98,9 @@ def _check_type(kind: bytes | None) -> None:
         raise UnsupportedMediaType("JSON is UTF-8; send it so", code="unsupported_charset")
 
 
-def _too_large(max_bytes: int, size: int) -> TooLarge:
+def _too_large(max_bytes: int) -> TooLarge:
     return TooLarge(
-        f"the body has {size} bytes or more; at most {max_bytes} are taken",
+        f"the body is too large; at most {max_bytes} bytes are taken",
         code="body_too_large",
         max_bytes=max_bytes,
     )

@@ -10,11 +10,12 @@ import hashlib
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
+from typing import cast
 
 import msgspec
 
-from dougong.contract import Service, openapi
-from dougong.http.asgi import Headers, Reply
+from dougong.contract import Service, describe, openapi
+from dougong.http.asgi import COMMON_HEADERS, Headers, Reply
 
 __all__ = ["DOCS_CSP", "DocsPages"]
 
@@ -77,20 +78,32 @@ class DocsPages:
         """The reply for one of `paths`; 304 when the browser has it already."""
         file = self._file(path)
         if headers.get(b"if-none-match") == file.etag:
-            return Reply(304, [(b"etag", file.etag), (b"cache-control", b"no-cache")], b"")
-        return Reply(200, file.headers, file.content)
+            return Reply(304, [(b"etag", file.etag), (b"cache-control", b"no-cache")], b"", COMMON_HEADERS)
+        return Reply(200, file.headers, file.content, COMMON_HEADERS)
 
     def _file(self, path: str) -> _File:
         if path == "/openapi.json":
             if self._openapi is None:
-                document = openapi(self._services, title=self._title, version=self._version, servers=self._servers)
-                self._openapi = _File(b"application/json", msgspec.json.encode(document))
+                self._openapi = _File(b"application/json", msgspec.json.encode(self._document()))
             return self._openapi
         if path == "/docs":
             return _File(b"text/html; charset=utf-8", _PAGE.format(title=_escaped(self._title)).encode())
         if path == "/docs/start.js":
             return _File(b"text/javascript; charset=utf-8", _START)
         return _asset(path.removeprefix("/docs/"))
+
+    def _document(self) -> dict[str, object]:
+        """The contract without what HTTP does not serve."""
+        document = openapi(self._services, title=self._title, version=self._version, servers=self._servers)
+        paths = cast("dict[str, dict[str, object]]", document["paths"])
+        for service in self._services:
+            for method in describe(service).methods:
+                if method.internal and method.http is not None:
+                    operations = paths[method.http.path]
+                    del operations[method.http.verb.lower()]
+                    if not operations:
+                        del paths[method.http.path]
+        return document
 
 
 class _File:

@@ -8,25 +8,13 @@ from collections.abc import Sequence
 from itertools import count
 
 from dougong.errors import Error, Invalid
-from dougong.http.asgi import Event, Headers, HttpScope, Receive, Reply, Send
+from dougong.http.asgi import API_HEADERS, Headers, HttpScope, Receive, Reply, Send
 from dougong.telemetry import Span
 
-__all__ = ["COMMON_HEADERS", "UNMATCHED", "Exchange", "RequestIds", "single_headers"]
+__all__ = ["UNMATCHED", "Exchange", "RequestIds", "single_headers"]
 
 UNMATCHED = "-"
 """Route label of requests that no route matched: metrics must not grow with what strangers type."""
-
-# What a response must not allow a browser to do with it. HTML pages bring their own, wider policy.
-API_CSP = b"default-src 'none'; frame-ancestors 'none'"
-COMMON_HEADERS: list[tuple[bytes, bytes]] = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-]
-_API_HEADERS: list[tuple[bytes, bytes]] = [
-    *COMMON_HEADERS,
-    (b"cache-control", b"no-store"),
-    (b"content-security-policy", API_CSP),
-]
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._\-]{0,63}")
 
@@ -79,30 +67,32 @@ class Exchange:
         self.extra: Sequence[tuple[bytes, bytes]] = ()
         """Headers for whatever the reply turns out to be, e.g. CORS."""
 
-    async def start(self, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        """Send the head. A reply that says how it may be cached is a page; the rest is API and never cached."""
-        common = COMMON_HEADERS if any(name == b"cache-control" for name, _ in headers) else _API_HEADERS
+    async def reply(self, reply: Reply, *, more: bool = False) -> None:
+        """Send all of it; with `more` leave it to the caller to end it."""
+        status, headers, body, common = reply
+        head = [*headers, (b"x-request-id", self.request_id.encode("ascii")), *common, *self.extra]
+        if status not in {204, 304}:
+            head.append((b"content-length", b"%d" % len(body)))
         self.status = status
-        event: Event = {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [*headers, (b"x-request-id", self.request_id.encode("ascii")), *common, *self.extra],
-        }
-        await self.send(event)
+        await self.send({"type": "http.response.start", "status": status, "headers": head})
+        if self.verb == "HEAD":
+            body = b""
+        await self.send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def start(self, kind: bytes) -> None:
+        """Send the head of a good answer whose length is not known yet."""
+        head = [
+            (b"content-type", kind),
+            (b"x-request-id", self.request_id.encode("ascii")),
+            *API_HEADERS,
+            *self.extra,
+        ]
+        self.status = 200
+        await self.send({"type": "http.response.start", "status": 200, "headers": head})
 
     async def body(self, body: bytes, *, more: bool = False) -> None:
         """Send a piece of the body."""
         await self.send({"type": "http.response.body", "body": body, "more_body": more})
-
-    async def reply(self, reply: Reply, *, more: bool = False) -> None:
-        """Send all of it; with `more` leave it to the caller to end it."""
-        status, headers, body = reply
-        if status not in {204, 304}:
-            headers = [*headers, (b"content-length", b"%d" % len(body))]
-        if self.verb == "HEAD":
-            body = b""
-        await self.start(status, headers)
-        await self.body(body, more=more)
 
 
 def single_headers(pairs: Sequence[tuple[bytes, bytes]], headers: Headers, once: frozenset[bytes]) -> None:

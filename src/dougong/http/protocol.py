@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from dougong.errors import Error, Invalid, Overloaded
-from dougong.http.exchange import COMMON_HEADERS
+from dougong.http.asgi import COMMON_HEADERS
 from dougong.http.problem import HeadersTooLarge, problem
 
 if TYPE_CHECKING:
@@ -109,7 +109,8 @@ def guarded_protocol(limits: Limits, new_request_id: Callable[[bytes | None], st
             """Answer without the application, and close. While a response is under way only close: nobody could tell
             the two apart."""
             self._disarm()
-            if self.cycle is None or self.cycle.response_complete:
+            cycle = cast("RequestResponseCycle | None", self.cycle)  # None before the first request
+            if cycle is None or cycle.response_complete:
                 status, headers, body = problem(error, request_id=new_request_id(None))
                 content = [STATUS_LINE[status]]
                 for name, value in (*self.server_state.default_headers, *headers, *COMMON_HEADERS):

@@ -15,8 +15,8 @@ from typing import cast
 import uvicorn
 
 from dougong.errors import Invalid, Unavailable
-from dougong.http.asgi import AsgiApp, Receive, Scope, Send
-from dougong.http.exchange import COMMON_HEADERS, RequestIds
+from dougong.http.asgi import COMMON_HEADERS, AsgiApp, Receive, Scope, Send
+from dougong.http.exchange import RequestIds
 from dougong.http.problem import problem
 from dougong.http.protocol import Limits, guarded_protocol
 from dougong.telemetry import get_logger

@@ -23,7 +23,7 @@ __all__ = ["StreamOf", "send_stream"]
 StreamOf = Callable[[Message], AsyncIterator[Message]]
 ProblemOf = Callable[[Exchange, Exception], Reply]
 
-_HEAD = [(b"content-type", b"application/x-ndjson")]
+_NDJSON = b"application/x-ndjson"
 _encode = msgspec.json.Encoder().encode
 
 
@@ -53,7 +53,7 @@ async def send_stream(
     if not exchange.status:
         if error is not None:
             raise error
-        await exchange.start(200, _HEAD)
+        await exchange.start(_NDJSON)
     elif error is not None:
         await exchange.body(b'{"error":' + problem_of(exchange, error).body + b"}\n", more=True)
     await exchange.body(b"")
@@ -63,7 +63,7 @@ async def _pump(exchange: Exchange, items: AsyncIterator[Message]) -> None:
     try:
         async for item in items:
             if not exchange.status:
-                await exchange.start(200, _HEAD)
+                await exchange.start(_NDJSON)
             await exchange.body(_encode(item) + b"\n", more=True)
     finally:
         close = getattr(items, "aclose", None)
