@@ -1,0 +1,152 @@
+"""The fence in the participant's database: every statement about its tables stands here.
+
+Rows are read and changed by one statement per call. Ids that lie close together are read as a range, which for fresh
+ids is one seek past the end of the table instead of one search per row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import msgspec
+
+from dougong.errors import Conflict
+from dougong.store import Tx, Value
+from dougong.tcc._protocol import BranchState
+from dougong.tcc.fence import FenceRow
+
+__all__ = ["FORGET_ROWS", "FenceTable", "ids_json", "spread"]
+
+FORGET_ROWS = 5000
+"""Rows deleted in one unit, about: forgetting must not hold up the writer."""
+
+_encode = msgspec.json.encode
+_decode_ids = msgspec.json.Decoder(list[int]).decode
+
+
+def ids_json(ids: Sequence[int]) -> str:
+    """Ids as the text that `json_each` takes."""
+    return _encode(ids).decode()
+
+
+def spread(ids: Sequence[int]) -> tuple[int, int, int]:
+    """(lowest, highest, width of the range they lie in)."""
+    low, high = min(ids), max(ids)
+    return low, high, high - low + 1
+
+
+class FenceTable:
+    """Statements over the fence of one database. Methods run inside a unit; nothing is remembered between units."""
+
+    _insert_tried = "INSERT INTO dougong_fence (scope, transaction_id, state, payload) VALUES (?, ?, 1, ?)"
+    _insert_other = (
+        "INSERT INTO dougong_fence (scope, transaction_id, state, payload, code, message) VALUES (?, ?, ?, ?, ?, ?)"
+    )
+
+    async def scope(self, tx: Tx, participant: str, initiator: str) -> tuple[int, int]:
+        """(scope, floor_us) of a pair; made when first seen."""
+        find = "SELECT scope, floor_us FROM dougong_fence_scopes WHERE participant = ? AND initiator = ?"
+        row = await tx.fetch_one(find, (participant, initiator))
+        if row is None:
+            await tx.execute(
+                "INSERT INTO dougong_fence_scopes (participant, initiator) VALUES (?, ?)", (participant, initiator)
+            )
+            row = await tx.fetch_one(find, (participant, initiator))
+        assert row is not None
+        return cast("tuple[int, int]", row)
+
+    async def read(self, tx: Tx, scope: int, ids: Sequence[int]) -> dict[int, FenceRow]:
+        """The rows there are, by transaction."""
+        low, high, width = spread(ids)
+        if width <= 4 * len(ids):
+            rows = await tx.fetch_all(
+                "SELECT transaction_id, state, payload, code, message FROM dougong_fence "
+                "WHERE scope = ? AND transaction_id BETWEEN ? AND ?",
+                (scope, low, high),
+            )
+            if len(rows) > len(ids):
+                wanted = set(ids)
+                rows = [row for row in rows if row[0] in wanted]
+        else:
+            rows = await tx.fetch_all(
+                "SELECT transaction_id, state, payload, code, message FROM dougong_fence "
+                "WHERE scope = ? AND transaction_id IN (SELECT value FROM json_each(?))",
+                (scope, ids_json(ids)),
+            )
+        return {row[0]: row[1:] for row in rows}  # type: ignore[misc]
+
+    async def insert(
+        self,
+        tx: Tx,
+        scope: int,
+        sent_us: int,
+        tried: Sequence[tuple[int, bytes]],
+        others: Sequence[tuple[int, BranchState, bytes | None, str | None, str | None]],
+    ) -> None:
+        """Record new branches: accepted ones, and refused or suspended ones with what was answered."""
+        if tried:
+            await tx.execute_many(self._insert_tried, [(scope, t, payload) for t, payload in tried])
+        if others:
+            rows: list[Sequence[Value]] = [(scope, t, int(s), *rest) for t, s, *rest in others]
+            await tx.execute_many(self._insert_other, rows)
+        ids = [t for t, _ in tried]
+        ids += [row[0] for row in others]
+        if ids:
+            await self._file(tx, scope, sent_us, ids)
+
+    async def settle(self, tx: Tx, scope: int, ids: Sequence[int], to: BranchState) -> None:
+        """tried → confirmed or cancelled, all of them or `Conflict`."""
+        low, high, width = spread(ids)
+        if width == len(ids):
+            changed = await tx.execute(
+                "UPDATE dougong_fence SET state = ? WHERE scope = ? AND transaction_id BETWEEN ? AND ? AND state = 1",
+                (int(to), scope, low, high),
+            )
+        else:
+            changed = await tx.execute(
+                "UPDATE dougong_fence SET state = ? WHERE scope = ? AND state = 1 "
+                "AND transaction_id IN (SELECT value FROM json_each(?))",
+                (int(to), scope, ids_json(ids)),
+            )
+        if changed != len(ids):
+            raise Conflict(f"{len(ids) - changed} of {len(ids)} branches changed under this call", code="fence_changed")
+
+    async def forget(self, tx: Tx, scope: int, before_us: int, keep: Sequence[int]) -> tuple[int, bool]:
+        """Raise the floor and drop rows filed before it; (rows dropped, whether some are left)."""
+        await tx.execute(
+            "UPDATE dougong_fence_scopes SET floor_us = max(floor_us, ?) WHERE scope = ?", (before_us, scope)
+        )
+        pages = await tx.fetch_all(
+            "SELECT sent_us, first_id, transaction_ids FROM dougong_fence_pages "
+            "WHERE scope = ? AND sent_us < ? ORDER BY sent_us, first_id LIMIT 500",
+            (scope, before_us),
+        )
+        kept, done, drop, files = set(keep), 0, [], []
+        again: list[int] = []
+        for sent_us, first_id, text in pages:
+            ids = _decode_ids(cast(str, text))
+            again += [t for t in ids if t in kept]
+            drop += [t for t in ids if t not in kept]
+            files.append((scope, sent_us, first_id))
+            done += 1
+            if len(drop) >= FORGET_ROWS:
+                break
+        if drop:
+            await tx.execute(
+                "DELETE FROM dougong_fence WHERE scope = ? AND transaction_id IN (SELECT value FROM json_each(?))",
+                (scope, ids_json(drop)),
+            )
+        if files:
+            await tx.execute_many(
+                "DELETE FROM dougong_fence_pages WHERE scope = ? AND sent_us = ? AND first_id = ?", files
+            )
+        if again:  # filed anew under the floor's own time, so that a later call finds them
+            await self._file(tx, scope, before_us, again)
+        return len(drop), done < len(pages) or len(pages) == 500
+
+    async def _file(self, tx: Tx, scope: int, sent_us: int, ids: Sequence[int]) -> None:
+        await tx.execute(
+            "INSERT INTO dougong_fence_pages (scope, sent_us, first_id, transaction_ids) VALUES (?, ?, ?, ?)",
+            (scope, sent_us, ids[0], ids_json(ids)),
+        )

@@ -1,0 +1,235 @@
+"""Phase 2 against the world: tell participants, and keep the log up to date about it.
+
+A few workers per participant take from `Settling` whatever has gathered there, so calls are as large as the last one
+was slow, and runs of different callers ride together. The log learns of the results through one journal, whose entries
+ride in later commits: until then a crash only means that a participant is told again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+
+import msgspec
+
+from dougong.clock import Clock
+from dougong.errors import DeadlineExceeded, Error, Internal
+from dougong.store import Store, Tx
+from dougong.tcc._protocol import TransactionState
+from dougong.tcc.log import Log
+from dougong.tcc.settling import SettleBatch, Settling
+from dougong.tcc.transaction import RetrySchedule
+from dougong.tcc.wire import ParticipantClient, Settle, answers_of
+from dougong.telemetry import counter, get_logger, span
+
+__all__ = ["Settler"]
+
+_log = get_logger("dougong.tcc")
+_settled = counter("dougong_tcc_settled_total", "Transactions settled with all participants.", labels=("state",))
+_retries = counter("dougong_tcc_retries_total", "Branches whose confirm or cancel failed.", labels=("participant",))
+_parked = counter(
+    "dougong_tcc_parked_total", "Transactions given up on, to wait for an operator.", labels=("participant", "code")
+)
+
+JOURNAL_ROWS = 5000
+JOURNAL_PAUSE_S = 0.5
+WRITE_DOWN_S = 1.0
+"""A shorter delay than this is not worth a write to the log."""
+
+Spawn = Callable[[Coroutine[object, object, None]], object]
+
+
+class _Entries(msgspec.Struct):
+    """What the log does not know yet."""
+
+    confirmed: list[int] = []
+    cancelled: list[int] = []
+    postponed: list[tuple[int, int, str, int]] = []
+    parked_confirming: list[tuple[int, int, str, int]] = []
+    parked_cancelling: list[tuple[int, int, str, int]] = []
+
+    def __bool__(self) -> bool:
+        return any((self.confirmed, self.cancelled, self.postponed, self.parked_confirming, self.parked_cancelling))
+
+
+class Settler:
+    """Queue with `add`; everything else happens in the tasks that `start` makes."""
+
+    def __init__(
+        self,
+        store: Store,
+        log: Log,
+        clock: Clock,
+        initiator: str,
+        participants: Mapping[str, ParticipantClient],
+        *,
+        stamp_us: Callable[[], int],
+        random: Callable[[], float],
+        schedule: RetrySchedule,
+        max_batch: int,
+        calls_in_flight: int,
+        timeout_s: float,
+        lease_s: float,
+    ) -> None:
+        self._store = store
+        self._log = log
+        self._clock = clock
+        self._initiator = initiator
+        self._participants = participants
+        self._stamp_us = stamp_us
+        self._max_batch = max_batch
+        self._calls_in_flight = calls_in_flight
+        self._timeout_s = timeout_s
+        self._lease_us = int(lease_s * 1e6)
+        self._settling = Settling(list(participants), schedule, random)
+        self._wakes = {name: asyncio.Event() for name in participants}
+        self._entries = _Entries()
+        self._journal_wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def __len__(self) -> int:
+        return len(self._settling)
+
+    def __contains__(self, transaction: int) -> bool:
+        return transaction in self._settling
+
+    def start(self, spawn: Spawn) -> None:
+        """Start the workers."""
+        for name in self._participants:
+            for _ in range(self._calls_in_flight):
+                spawn(self._work(name))
+        spawn(self._journal())
+
+    def add(self, state: TransactionState, targets: Mapping[str, Sequence[int]], *, attempts: int = 0) -> None:
+        """Have participants told: participant → transactions."""
+        self._idle.clear()
+        self._settling.add(state, targets, attempts=attempts)
+        for name in targets:
+            self._wakes[name].set()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until everything is settled and logged, but no longer than that."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            pass  # what is left is in the log, for recovery
+
+    async def _work(self, name: str) -> None:
+        settling, wake = self._settling, self._wakes[name]
+        while True:
+            wake.clear()
+            now = self._clock.monotonic()
+            batch = settling.take(name, self._max_batch, now)
+            if batch is not None:
+                await self._tell(batch)
+                continue
+            retry_at = settling.next_retry(name)
+            if retry_at is None:
+                await wake.wait()
+                continue
+            try:
+                async with asyncio.timeout(max(retry_at - now, 0.001)):
+                    await wake.wait()
+            except TimeoutError:
+                pass  # a retry is due
+
+    async def _tell(self, batch: SettleBatch) -> None:
+        """Make one call and draw the consequences."""
+        ids, name = batch.ids, batch.participant
+        client = self._participants[name]
+        confirm = batch.state is TransactionState.CONFIRMING
+        call = client.confirm if confirm else client.cancel
+        try:
+            with span("tcc.confirm" if confirm else "tcc.cancel", participant=name, items=len(ids)):
+                async with asyncio.timeout(self._timeout_s):
+                    reply = await call(Settle(initiator=self._initiator, sent_us=self._stamp_us(), transactions=ids))
+                answers = answers_of(reply, len(ids))
+        except Error as error:
+            self._failed(batch, ids, error.code, str(error))
+            return
+        except TimeoutError:
+            late = DeadlineExceeded(f"{name} did not answer within {self._timeout_s} s")
+            self._failed(batch, ids, late.code, str(late))
+            return
+        except Exception as error:  # noqa: BLE001 (a participant in this process may raise anything)
+            _log.exception("participant_call_failed", participant=name)
+            self._failed(batch, ids, "internal", str(Internal(repr(error))))
+            return
+        if answers:
+            bad = {i for i, _, _, _ in answers}
+            for i, family, code, message in answers:
+                self._failed(batch, [ids[i]], code, message, hopeless=family == "conflict")
+            ids = [t for i, t in enumerate(ids) if i not in bad]
+        done = self._settling.succeeded(name, ids)
+        if done:
+            (self._entries.confirmed if confirm else self._entries.cancelled).extend(done)
+            self._journal_wake.set()
+
+    def _failed(self, batch: SettleBatch, ids: list[int], code: str, message: str, *, hopeless: bool = False) -> None:
+        name = batch.participant
+        failed = self._settling.failed(batch, ids, self._clock.monotonic(), hopeless=hopeless)
+        _retries.inc(len(ids), name)
+        now_us = self._clock.now_us()
+        failure = f"{name}: {message}"
+        if failed.postponed:
+            self._wakes[name].set()  # another worker may sleep until a later retry
+            if failed.delay_s >= WRITE_DOWN_S:
+                due_us = now_us + int(failed.delay_s * 1e6) + self._lease_us
+                self._entries.postponed += [(failed.attempts, due_us, failure, t) for t in failed.postponed]
+                self._journal_wake.set()
+        if failed.parked:
+            confirm = batch.state is TransactionState.CONFIRMING
+            parked = self._entries.parked_confirming if confirm else self._entries.parked_cancelling
+            parked += [(failed.attempts, now_us, failure, t) for t in failed.parked]
+            self._journal_wake.set()
+            _parked.inc(len(failed.parked), name, code)
+            _log.error(
+                "transactions_parked",
+                participant=name,
+                state=batch.state.name.lower(),
+                count=len(failed.parked),
+                first=failed.parked[0],
+                attempts=failed.attempts,
+                code=code,
+                failure=message,
+            )
+
+    async def _journal(self) -> None:
+        wake = self._journal_wake
+        while True:
+            if not self._entries:
+                wake.clear()
+                if not self._settling:
+                    self._idle.set()
+                await wake.wait()
+            entries, self._entries = self._entries, _Entries()
+            try:
+                await self._store.write(lambda tx, e=entries: self._write(tx, e))  # type: ignore[misc]
+            except Error as error:
+                _log.warning("journal_delayed", error=str(error))
+                self._put_back(entries)
+                await asyncio.sleep(JOURNAL_PAUSE_S)
+            else:
+                _settled.inc(len(entries.confirmed), "confirmed")
+                _settled.inc(len(entries.cancelled), "cancelled")
+
+    async def _write(self, tx: Tx, entries: _Entries) -> None:
+        """In this order, since what was postponed or parked first may be finished by now; never the other way round."""
+        log = self._log
+        if entries.postponed:
+            await log.postpone(tx, entries.postponed)
+        if entries.parked_confirming:
+            await log.park(tx, TransactionState.CONFIRMING, entries.parked_confirming)
+        if entries.parked_cancelling:
+            await log.park(tx, TransactionState.CANCELLING, entries.parked_cancelling)
+        for start in range(0, len(entries.confirmed), JOURNAL_ROWS):
+            await log.finish(tx, TransactionState.CONFIRMING, entries.confirmed[start : start + JOURNAL_ROWS])
+        for start in range(0, len(entries.cancelled), JOURNAL_ROWS):
+            await log.finish(tx, TransactionState.CANCELLING, entries.cancelled[start : start + JOURNAL_ROWS])
+
+    def _put_back(self, entries: _Entries) -> None:
+        later = self._entries
+        for field in _Entries.__struct_fields__:
+            setattr(later, field, getattr(entries, field) + getattr(later, field))
