@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 import time
 
@@ -169,7 +170,7 @@ async def test_malformed_json_and_oversized_bodies_are_refused(running_shop: Sho
         assert answer.status == 400
     async with shop.http.post(f"{shop.url}/v1/orders", data=b"[" * 100_000, headers=headers) as answer:
         assert answer.status == 400
-    async with shop.http.post(f"{shop.url}/v1/orders", data=b" " * (2 << 20), headers=headers) as answer:
+    async with shop.http.post(f"{shop.url}/v1/orders", data=io.BytesIO(b" " * (2 << 20)), headers=headers) as answer:
         assert answer.status == 413
 
 
