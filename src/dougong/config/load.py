@@ -67,10 +67,10 @@ def load(
     """Settings of class `table` from all layers.
 
     `files` are TOML, later ones win, all must exist; `tables` are parts of files already read, with the files' names,
-    and come after them. `environ` is the process's environment unless given; variables that start with `prefix` must each
-    set something, except those that `ignore` names (or covers: an entry that ends in `_` stands for all that start so).
-    `overrides` maps paths (`server.port`) to values; text is read as the environment's is, so flags can be passed on as
-    they came.
+    and come after them. `environ` is the process's environment unless given; variables that start with `prefix` must
+    each set something, except those that `ignore` names (or covers: an entry that ends in `_` stands for all that start
+    so). `overrides` maps paths (`server.port`) to values; text is read as the environment's is, so flags can be passed
+    on as they came.
 
     Raises `Invalid` naming every fault found: its setting, what was expected, and the file or variable that set it.
     Codes: `unknown_setting`, `missing_setting`, `bad_setting`, `ambiguous_setting`, `bad_config_file`.
@@ -80,8 +80,8 @@ def load(
     for file in files:
         values = _read_toml(FilePath(file), problems)
         layers.merge(values, Source(Layer.FILE, str(file)))
-    for where, values in tables:
-        layers.merge(values, Source(Layer.FILE, where))
+    for where, part in tables:
+        layers.merge(part, Source(Layer.FILE, where))
     others = tuple(name for name in ignore if name.endswith("_"))
     variables = {
         name: text

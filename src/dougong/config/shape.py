@@ -16,7 +16,14 @@ from dougong.config.secret import Secret
 
 __all__ = ["Field", "Kind", "Shape", "fields_of", "shape_of"]
 
-_LISTS: tuple[object, ...] = (list, tuple, set, frozenset, collections.abc.Sequence)
+_LISTS: dict[object, type] = {
+    list: list,
+    tuple: tuple,
+    set: set,
+    frozenset: frozenset,
+    collections.abc.Sequence: list,
+}
+"""What an annotation's kind of list is stored as."""
 _SIGNS = (
     ("ge", "≥"),
     ("gt", ">"),
@@ -131,8 +138,7 @@ def shape_of(annotation: object) -> Shape:
         return Shape(Kind.SECRET, annotation, optional)
     if kind in _LISTS and not (kind is tuple and (len(arguments) != 2 or arguments[1] is not Ellipsis)):
         item = arguments[0] if arguments else typing.Any
-        make: type = kind if inspect.isclass(kind) and kind is not collections.abc.Sequence else list
-        return Shape(Kind.LIST, annotation, optional, item=item, make=make, bounds=tuple(bounds))
+        return Shape(Kind.LIST, annotation, optional, item=item, make=_LISTS[kind], bounds=tuple(bounds))
     if kind in _DICTS and (not arguments or arguments[0] is str):
         item = arguments[1] if arguments else typing.Any
         return Shape(Kind.DICT, annotation, optional, item=item, bounds=tuple(bounds))

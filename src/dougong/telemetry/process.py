@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 
 import psutil
 
@@ -36,7 +37,7 @@ class ProcessMetrics:
         )
         self._lags: deque[float] = deque(maxlen=max(1, round(_WINDOW_S / interval_s)))
         self._task: asyncio.Task[None] | None = None
-        self._undo = lambda: None
+        self._undo: Callable[[], None] = lambda: None
 
     def start(self) -> None:
         """Begin; needs a running event loop."""
