@@ -12,6 +12,7 @@ import sys
 import msgspec
 import psutil
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dougong.app import check_port
@@ -19,12 +20,13 @@ from dougong.errors import Conflict
 
 __all__ = ["Finding", "doctor", "examine"]
 
+# Engine: its server's binary, its driver's module, the extra that installs the driver.
 _ENGINES = {
-    "etcd": ("etcd", ""),
-    "MariaDB": ("mariadbd", "asyncmy"),
-    "PostgreSQL": ("postgres", "psycopg"),
-    "Kafka": ("kafka-server-start.sh", "confluent_kafka"),
-    "Redis": ("redis-server", "redis"),
+    "etcd": ("etcd", "grpc", "etcd"),
+    "MariaDB": ("mariadbd", "asyncmy", "mysql"),
+    "PostgreSQL": ("postgres", "psycopg", "postgres"),
+    "Kafka": ("kafka-server-start.sh", "confluent_kafka", "kafka"),
+    "Redis": ("redis-server", "redis", "redis"),
 }
 _DESCRIPTORS_WANTED = 4096
 _FREE_BYTES_WANTED = 1 << 30
@@ -55,7 +57,7 @@ def doctor(*, json: bool = False) -> int:
         table = Table("", "what", "found", "remedy", box=None)
         marks = {"ok": "[green]✓[/]", "note": "[yellow]–[/]", "bad": "[red]✗[/]"}
         for finding in findings:
-            table.add_row(marks[finding.state], finding.what, finding.found, finding.remedy)
+            table.add_row(marks[finding.state], finding.what, escape(finding.found), escape(finding.remedy))
         Console().print(table)
     return int(any(finding.state == "bad" for finding in findings))
 
@@ -114,10 +116,10 @@ def _ports() -> list[Finding]:
 
 def _engines() -> list[Finding]:
     findings = []
-    for engine, (binary, module) in _ENGINES.items():
+    for engine, (binary, module, extra) in _ENGINES.items():
         server = shutil.which(binary) is not None
-        driver = not module or importlib.util.find_spec(module) is not None
+        driver = importlib.util.find_spec(module) is not None
         found = f"server {'here' if server else 'not here'}, driver {'installed' if driver else 'not installed'}"
-        remedy = "" if driver else f"pip install dougong[{engine.lower().replace('mariadb', 'mysql').replace('postgresql', 'postgres')}]"
+        remedy = "" if driver else f"pip install 'dougong[{extra}]'"
         findings.append(Finding(engine, "ok" if server and driver else "note", found + " (optional)", remedy))
     return findings

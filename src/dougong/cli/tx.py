@@ -1,0 +1,156 @@
+"""`dougong tx`: look at transactions and do something about those that are stuck.
+
+Works on the initiators' logs in the data directory; running coordinators act on what is written at their next scan, so
+that it also helps when nothing runs.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import cyclopts
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from dougong.cli.data import data_directory
+from dougong.errors import Invalid, NotFound
+from dougong.store import open_store
+from dougong.tcc import Operator, Transaction, TransactionState
+
+__all__ = ["tx"]
+
+tx = cyclopts.App(name="tx", help="Look at transactions, and retry or cancel what is stuck.")
+
+_HAS_LOG = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'dougong_transactions'"
+
+
+@tx.command(name="list")
+async def list_(
+    *,
+    state: tuple[str, ...] = (),
+    app: str = "",
+    after: int = 0,
+    limit: int = 100,
+    data: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Transactions that are under way or parked, or in the states named.
+
+    Parameters
+    ----------
+    state
+        trying, confirming, confirmed, cancelling, cancelled, parked_confirming, parked_cancelling; may be repeated.
+    app
+        Only this initiator's.
+    after
+        Only ids above this one: the next page.
+    limit
+        At most so many of each initiator.
+    data
+        Data directory of the system.
+    json
+        One JSON document instead of a table.
+    """
+    states = [_state(name) for name in state]
+    found: list[tuple[str, Transaction]] = []
+    async with _logs(data, app) as logs:
+        for name, operator in logs.items():
+            found += [(name, t) for t in await operator.list(states=states, after=after, limit=limit)]
+    if json:
+        print(msgspec.json.encode([_plain(name, t) for name, t in found]).decode())
+        return
+    table = Table("app", "transaction", "state", "begun", "attempts", "why", box=None)
+    for name, t in found:
+        table.add_row(name, str(t.id), t.state.name.lower(), _time(t.created_us), str(t.attempts), t.failure or t.message)
+    console = Console()
+    console.print(table if found else "nothing under way, nothing parked")
+
+
+@tx.command
+async def show(transaction: int, *, app: str = "", data: Path | None = None, json: bool = False) -> None:
+    """One transaction."""
+    async with _logs(data, app) as logs:
+        name, found = await _find(logs, transaction)
+    plain = _plain(name, found)
+    if json:
+        print(msgspec.json.encode(plain).decode())
+        return
+    table = Table(box=None, show_header=False)
+    for key, value in plain.items():
+        table.add_row(key, _time(value) if key.endswith("_us") and isinstance(value, int) else str(value or "–"))
+    Console().print(table)
+
+
+@tx.command
+async def retry(*transactions: int, app: str = "", data: Path | None = None, json: bool = False) -> None:
+    """Put parked transactions back to work; all parked ones if none is named."""
+    retried: list[int] = []
+    async with _logs(data, app) as logs:
+        for operator in logs.values():
+            wanted = list(transactions)
+            if not wanted:
+                parked = (TransactionState.PARKED_CONFIRMING, TransactionState.PARKED_CANCELLING)
+                wanted = [t.id for t in await operator.list(states=parked, limit=10_000)]
+            retried += await operator.retry(wanted)
+    if json:
+        print(msgspec.json.encode({"retried": retried}).decode())
+    else:
+        Console().print(f"{len(retried)} put back to work" + (f": {', '.join(map(str, retried[:20]))}" if retried else ""))
+
+
+@tx.command
+async def cancel(transaction: int, *, app: str = "", data: Path | None = None) -> None:
+    """Have an undecided transaction cancelled at once."""
+    async with _logs(data, app) as logs:
+        name, _ = await _find(logs, transaction)
+        await logs[name].cancel(transaction)
+    Console().print(f"{transaction} will be cancelled at the coordinator's next scan")
+
+
+@asynccontextmanager
+async def _logs(data: Path | None, app: str) -> AsyncIterator[dict[str, Operator]]:
+    """App name → operator of its log, for every database in the data directory that has one."""
+    directory = data_directory(data)
+    logs: dict[str, Operator] = {}
+    stores = []
+    try:
+        for path in sorted(directory.glob("*.db")):
+            if path.stem == "registry" or (app and path.stem != app):
+                continue
+            store = await open_store(f"sqlite:///{path.absolute()}", name=path.stem)
+            stores.append(store)
+            if await store.fetch_one(_HAS_LOG) is not None:
+                logs[path.stem] = Operator(store)
+        if not logs:
+            raise NotFound(f"no app {app or 'here'} initiates transactions in {directory}", code="no_log")
+        yield logs
+    finally:
+        for store in stores:
+            await store.close()
+
+
+async def _find(logs: dict[str, Operator], transaction: int) -> tuple[str, Transaction]:
+    for name, operator in logs.items():
+        if await operator.state(transaction) is not None:
+            return name, await operator.show(transaction)
+    raise NotFound(f"there is no transaction {transaction} in the logs of {', '.join(logs)}", code="unknown_transaction")
+
+
+def _state(name: str) -> TransactionState:
+    try:
+        return TransactionState[name.upper().replace("-", "_")]
+    except KeyError:
+        known = ", ".join(state.name.lower() for state in TransactionState)
+        raise Invalid(f"there is no state {name!r}; there are: {known}", code="unknown_state") from None
+
+
+def _plain(app: str, t: Transaction) -> dict[str, object]:
+    return {"app": app, **msgspec.structs.asdict(t), "state": t.state.name.lower(), "id": str(t.id)}
+
+
+def _time(us: int) -> str:
+    return dt.datetime.fromtimestamp(us / 1e6, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
