@@ -54,7 +54,8 @@ class Player:
             case ("keep_alive", int(index)):
                 return await self.registry.keep_alive(self.lease(index))
             case ("revoke", int(index)):
-                return await self.registry.revoke(self.lease(index))
+                await self.registry.revoke(self.lease(index))
+                return None
             case ("put", str(key), bytes(value), int(index)):
                 return await self.registry.put(key, value, lease=self.lease(index))
             case ("create", str(key), bytes(value), int(index)):
@@ -62,7 +63,8 @@ class Player:
             case ("delete", str(key)):
                 return await self.registry.delete(key)
             case ("compact", int(revision)):
-                return await self.registry.compact(revision)
+                await self.registry.compact(revision)
+                return None
             case ("history", str(prefix), int(revision)):
                 return await self.history(prefix, revision)
             case _:

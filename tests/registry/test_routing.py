@@ -29,8 +29,8 @@ from dougong.registry.routing import SUSPECT_S
 SERVICE = "shop.v1.Orders"
 
 
-def at(port: int, state: InstanceState = InstanceState.SERVING, **more: str) -> Instance:
-    return Instance(service=SERVICE, address=f"10.0.0.1:{port:05}", state=state, **more)
+def at(port: int, state: InstanceState = InstanceState.SERVING, version: str = "") -> Instance:
+    return Instance(service=SERVICE, address=f"10.0.0.1:{port:05}", state=state, version=version)
 
 
 def listing(revision: int, *instances: Instance) -> Listing:
@@ -76,7 +76,7 @@ class TestWhoServes:
         made.apply_listing(listing(3, at(1)), now=0.0)
         assert made.serving is serving
         assert made.version == version
-        made.apply_changes(put(4, at(1, zone="b")), now=0.0)
+        made.apply_changes(put(4, at(1, version="2")), now=0.0)
         assert made.version == version + 1
 
     def test_known_revisions_are_skipped(self) -> None:
@@ -220,16 +220,14 @@ class TestNeverEmptiedOnTheRegistrysWord:
 class TestWorth:
     def test_stale_before_the_first_word_and_while_unreachable(self) -> None:
         made = RoutingTable(SERVICE)
-        assert made.stale
-        assert made.age_s(now=1.0) is None
+        story = [(made.stale, made.age_s(now=1.0))]
         made.apply_listing(listing(4), now=10.0)
-        assert not made.stale
-        assert made.age_s(now=12.5) == 2.5
+        story.append((made.stale, made.age_s(now=12.5)))
         made.unreachable()
-        assert made.stale
+        story.append((made.stale, made.age_s(now=15.0)))
         made.apply_changes(put(5, at(1)), now=20.0)
-        assert not made.stale
-        assert made.age_s(now=20.0) == 0.0
+        story.append((made.stale, made.age_s(now=20.0)))
+        assert story == [(True, None), (False, 2.5), (True, 5.0), (False, 0.0)]
         assert made.revision == 5
 
 

@@ -250,7 +250,11 @@ class LocalRegistry:
             else:
                 await self._call(lambda _: None)
         except Error as error:
-            self._wake(error)
+            if error.code not in {
+                "locked",
+                "registry_busy",
+            }:  # then watchers miss nothing, and the next poll tries again
+                self._wake(error)
         finally:
             self._expiring = None
 
