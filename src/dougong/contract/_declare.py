@@ -357,7 +357,7 @@ def _refuse_same_names(service: type[Service], methods: Iterable[Method]) -> Non
         for name in (method.name, f"{method.name}Batch")[: 2 if method.max_batch else 1]:
             if (other := seen.setdefault(name, method.attribute)) != method.attribute:
                 raise TypeError(
-                    f"{service.__service_name__}: {other} and {method.attribute} are both {name} on the wire; rename one"
+                    f"{service.__service_name__}: {other} and {method.attribute} are both {name} on the wire; rename"
                 )
 
 

@@ -135,6 +135,10 @@ def _shape_of(message: type[Message]) -> MessageShape:
             "define or import it at module level, not under TYPE_CHECKING"
         ) from error
     fields = tuple(_field(message, info, hints[info.name]) for info in msgspec.structs.fields(message))
+    try:
+        msgspec.json.Decoder(message)  # msgspec knows which bounds fit which types
+    except TypeError as error:
+        raise TypeError(f"{message.__qualname__}: {error}") from error
     return MessageShape(message, fields, _doc(message))
 
 
