@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -62,7 +62,7 @@ class Process:
 class Supervisor:
     """Starts, watches, restarts and stops the processes of a system.
 
-    `on_line(process name, line)` gets every line the processes print; `on_change(process)` every change of state. One
+    `ports` are others that must be free: (address, who wants it, where to change it). `on_line(process name, line)` gets every line the processes print; `on_change(process)` every change of state. One
     supervisor per data directory: a second one raises `Conflict`.
     """
 
@@ -74,6 +74,7 @@ class Supervisor:
         *,
         on_line: Callable[[str, str], None],
         on_change: Callable[[Process], None] = lambda process: None,
+        ports: Sequence[tuple[str, str, str]] = (),
         environment: dict[str, str] | None = None,
         drain_s: float = 10.0,
     ) -> None:
@@ -82,6 +83,7 @@ class Supervisor:
         self._system_path = system_path.absolute()
         self._on_line = on_line
         self._on_change = on_change
+        self._ports = ports
         self._environment = environment or {}
         self._drain_s = drain_s
         self.processes = [Process(name, i, spec) for name, spec in system.apps.items() for i in range(spec.instances)]
@@ -283,6 +285,8 @@ class Supervisor:
             self._lock = -1
 
     def _check_ports(self) -> None:
+        for address, who, setting in self._ports:
+            check_port(address, who, setting)
         for process in self.processes:
             if process.spec.http:
                 check_port(_address(process), process.name, f"http of [apps.{process.app}] in {self._system_path}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine
 
 import cyclopts
 import uvloop
@@ -40,10 +39,8 @@ def application() -> cyclopts.App:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
     try:
-        result = application()(arguments, result_action="return_value")
-        if isinstance(result, Coroutine):
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                result = runner.run(result)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            result = runner.run(application().run_async(arguments, result_action="return_value"))
     except Error as error:
         print(f"dougong: {error}", file=sys.stderr)
         sys.exit(1)

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from dougong.app import Process, ProcessState, Supervisor, check_port, default_system, load_system
+from dougong.app import Process, ProcessState, Supervisor, default_system, load_system
 from dougong.cli.status import StatusPage
 from dougong.http import HttpServer
 
@@ -47,9 +47,13 @@ async def up(
     spec = load_system(path)
     out = Output({name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(spec.apps)}, quiet=quiet)
     supervisor = Supervisor(
-        spec, path, data or Path("var") / spec.name, on_line=out.line, on_change=out.change
+        spec,
+        path,
+        data or Path("var") / spec.name,
+        on_line=out.line,
+        on_change=out.change,
+        ports=[(console, "the status page", "--console")],
     )
-    check_port(console, "the status page", "--console")
     stopping = asyncio.Event()
     _on_ctrl_c(supervisor, stopping, out)
     started = time.monotonic()
