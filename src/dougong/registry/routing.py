@@ -8,7 +8,7 @@ which revision it stands, how old it is, whether it is stale.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -97,13 +97,6 @@ class RoutingTable:
             self._vanish(gone, now)
             self.revision = revision
         self._confirm(now)
-
-    def restore(self, instances: Iterable[Instance]) -> None:
-        """Start from what was known in an earlier life: all suspects until the registry has spoken."""
-        for instance in instances:
-            if instance.service == self.service:
-                self._entries.setdefault(instance.address, _Entry(instance, suspect_until=float("-inf")))
-        self._refresh()
 
     def unreachable(self) -> None:
         """The registry does not answer: keep what is known, and say so."""
