@@ -187,6 +187,41 @@ async def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         await open_registry(f"local://{tmp_path}")
 
 
+async def test_a_full_disk_is_named_and_recovered_from(path: Path) -> None:
+    registry = LocalRegistry(path)
+    await registry.put("/a", b"x")
+
+    def limit(pages: int) -> None:
+        assert registry._file is not None
+        registry._file._db.execute(f"pragma max_page_count = {pages}")
+
+    registry._thread.submit(limit, 1).result()  # as small as it is now
+    with pytest.raises(Unavailable) as raised:
+        await registry.put("/big", bytes(60_000))
+    assert raised.value.code == "disk_full"
+    assert [item.key for item in (await registry.list("/")).items] == ["/a"]
+    registry._thread.submit(limit, 100_000).result()
+    assert await registry.put("/big", bytes(60_000)) == 2
+    await registry.close()
+
+
+async def test_a_read_only_file_is_named_and_recovered_from(path: Path) -> None:
+    registry = LocalRegistry(path)
+    await registry.put("/a", b"x")
+
+    def protect(on: int) -> None:
+        assert registry._file is not None
+        registry._file._db.execute(f"pragma query_only = {on}")
+
+    registry._thread.submit(protect, 1).result()
+    with pytest.raises(Unavailable) as raised:
+        await registry.put("/a", b"y")
+    assert raised.value.code == "read_only"
+    registry._thread.submit(protect, 0).result()
+    assert await registry.put("/a", b"y") == 2
+    await registry.close()
+
+
 def test_many_may_create_the_file_at_the_same_instant(path: Path) -> None:
     count, rounds = 8, 5
     barrier = threading.Barrier(count)
