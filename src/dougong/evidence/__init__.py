@@ -18,10 +18,10 @@ its own beside ours. This room knows no system: starting one, talking to it and 
 from dougong.evidence.apart import rush_apart
 from dougong.evidence.claim import Claim, Experiment, Figures, NotShown, Ratio, Setting, Threshold
 from dougong.evidence.discover import find_claims, find_rushes
+from dougong.evidence.experiment import Progress, prove
 from dougong.evidence.latency import Latencies, Quantiles
 from dougong.evidence.load import Journal, Load, LoadReport, Target, leaves_open, run_closed, run_open
 from dougong.evidence.machine import Machine, commit_of, describe_machine
-from dougong.evidence.experiment import Progress, prove
 from dougong.evidence.report import Judgement, Report
 from dougong.evidence.scenario import Discrepancy, OpenScenario, RushOptions, RushResult, Scenario, rush
 from dougong.evidence.schedule import Zipf, fixed, poisson

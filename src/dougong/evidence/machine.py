@@ -52,7 +52,7 @@ def describe_machine(workdir: Path) -> Machine:
 
 
 def commit_of(directory: Path) -> str:
-    """The commit of the sources in `directory`, `+changes` when they differ from it; outside git the package's version."""
+    """The commit of the sources in `directory`, `+changes` when they differ; outside git the package's version."""
     try:
         commit = _git(directory, "rev-parse", "HEAD")
         return commit + ("+changes" if _git(directory, "status", "--porcelain", "--untracked-files=no") else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -131,7 +131,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judge(
-    claim: Claim, figures: Mapping[str, Summaries], problems: tuple[str, ...]
+    claim: Claim, figures: Mapping[str, Summaries], problems: Sequence[str]
 ) -> tuple[bool, tuple[Judgement, ...], str]:
     """Whether the claim holds, threshold by threshold, and the reason in words."""
     judgements = tuple(_judge(threshold, figures) for threshold in claim.thresholds)

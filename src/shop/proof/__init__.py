@@ -1,0 +1,13 @@
+"""Proof: what the shop claims, how to check it, and what it is measured against.
+
+`rush` is the load (`dougong rush` finds it by entry point), `audit` compares the books of all databases with each other
+and with what a generator saw acknowledged, `orders` is the claim, `naive` the service people start from.
+"""
+
+from shop.proof._books import Before, OrderJournal, audit, is_settled, look_before
+from shop.proof._orders_file import read_orders
+from shop.proof._rush import OrderRush
+
+__all__ = ["Before", "OrderJournal", "OrderRush", "audit", "is_settled", "look_before", "read_orders", "rush"]
+
+rush = OrderRush()
