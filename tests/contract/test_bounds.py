@@ -1,5 +1,7 @@
 """Bounds mean the same whichever way a message came: as JSON, where msgspec checks, or as protobuf, where we do."""
 
+# ruff: noqa: RUF012 (a Struct copies an empty list for each object; ruff knows that of msgspec.Struct only)
+
 from __future__ import annotations
 
 import math
@@ -10,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta
+from tests.contract.samples import Leaf, Line, PlaceOrder
 
 from dougong.contract import Message, codec
 from dougong.errors import Invalid
-from tests.contract.samples import Leaf, Line, PlaceOrder
 
 
 class Item(Message):
@@ -80,14 +82,13 @@ def test_the_same_verdict_as_msgspec(data: st.DataObject) -> None:
         json_takes_it = True
     except msgspec.ValidationError:
         json_takes_it = False
-    try:
+    if json_takes_it:
         codec(Bounded).validate(message)
-        we_take_it = True
-    except Invalid as error:
-        assert error.code == "invalid_field"
-        assert error.fields["field"] in error.message
-        we_take_it = False
-    assert we_take_it == json_takes_it
+    else:
+        with pytest.raises(Invalid) as caught:
+            codec(Bounded).validate(message)
+        assert caught.value.code == "invalid_field"
+        assert str(caught.value.fields["field"]) in caught.value.message
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
 from msgspec import Meta
-
-from dougong.contract import HttpRule, Message, Service, batched, codec, describe, file_descriptors, openapi, rpc
 from tests.contract import samples
 from tests.contract.samples import Leaf, Orders
+
+from dougong.contract import HttpRule, Message, Service, batched, codec, describe, file_descriptors, openapi, rpc
 
 if TYPE_CHECKING:
     from datetime import date
@@ -106,7 +106,7 @@ def test_two_services_of_one_name() -> None:
         async def get(self, request: Leaf) -> Leaf:
             raise NotImplementedError
 
-    with pytest.raises(TypeError, match="the name Orders stands twice in package sample.v1; rename one"):
+    with pytest.raises(TypeError, match=r"the name Orders stands twice in package sample.v1; rename one"):
         file_descriptors([samples.Orders, Orders])
 
 
@@ -133,7 +133,7 @@ def test_an_overridden_method_is_one_method() -> None:
         """Replaces one method."""
 
         @rpc()
-        async def get(self, request: Leaf) -> Leaf:
+        async def get(self, request: Leaf) -> Leaf:  # type: ignore[override]
             raise NotImplementedError
 
     methods = {method.attribute: method for method in describe(Child).methods}
@@ -154,7 +154,7 @@ def test_signatures() -> None:
         return types.new_class("S", (Service,), exec_body=lambda ns: ns.update(m=function))
 
     @rpc()
-    async def bare(self: Any, request: Leaf):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    async def bare(self: Any, request: Leaf):  # type: ignore[no-untyped-def]
         raise NotImplementedError
 
     @rpc()

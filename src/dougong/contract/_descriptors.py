@@ -195,9 +195,11 @@ def _package_file(package: str, contracts: Sequence[ServiceContract]) -> descrip
                 name=method.name,
                 input_type=f".{package}.{method.request.__name__}",
                 output_type=f".{package}.{method.response.__name__}",
-                client_streaming=method.client_streaming,
-                server_streaming=method.server_streaming,
             )
+            if method.client_streaming:  # left unset otherwise, as protoc does: set and false is not the same bytes
+                added.client_streaming = True
+            if method.server_streaming:
+                added.server_streaming = True
             if method.idempotent:
                 added.options.idempotency_level = descriptor_pb2.MethodOptions.IDEMPOTENT
             if method.max_batch:
