@@ -55,7 +55,8 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     """How long a claimed transaction is left to whoever claimed it."""
     scan_every_s: float = 0.5
     retention_s: float = 3600.0
-    """How long after its beginning a finished transaction can still be run again and give its original outcome."""
+    """How long after its beginning a finished transaction can still be run again and give its original outcome; an id
+    must not be run again later than that. Clocks of coordinators that share a log differ by less."""
     forget_every_s: float = 60.0
     drain_s: float = 2.0
     max_batch: int = 1000
@@ -140,6 +141,8 @@ class Coordinator:
             self._participants,
             owner=f"{initiator}-{os.getpid()}-{int(random() * 1e9):09d}",
             stamp_us=self._stamp_us,
+            observe_us=self._observe_us,
+            try_timeout_s=settings.try_timeout_s,
             unfinished_max=settings.unfinished_max,
             lease_s=settings.lease_s,
             longest_s=max(settings.retry.longest_s, settings.try_timeout_s + settings.grace_s),
@@ -407,6 +410,10 @@ class Coordinator:
         """Now, but never earlier than before: participants tell old calls from new ones by it."""
         self._last_us = now_us = max(self._clock.now_us(), self._last_us)
         return now_us
+
+    def _observe_us(self, time_us: int) -> None:
+        """A time seen in the log: stamps are later from now on."""
+        self._last_us = max(self._last_us, time_us)
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         # An empty context: background work has no caller, no deadline and no trace of whoever started it.

@@ -36,6 +36,7 @@ class LogRow(msgspec.Struct, frozen=True, gc=False):
     state: TransactionState
     branches: int
     digest: int
+    created_us: int
     attempts: int
     code: str
     message: str
@@ -229,9 +230,9 @@ class Log:
         )
 
 
-_COLUMNS = "id, state, branches, digest, attempts, code, message"
+_COLUMNS = "id, state, branches, digest, created_us, attempts, code, message"
 
 
 def _row(row: Sequence[Value]) -> LogRow:
-    id_, state, branches, digest, attempts, code, message = row
-    return LogRow(id_, TransactionState(state), branches, digest, attempts, code or "", message or "")  # type: ignore[arg-type]
+    id_, state, branches, digest, created_us, attempts, code, message = row
+    return LogRow(id_, TransactionState(state), branches, digest, created_us, attempts, code or "", message or "")  # type: ignore[arg-type]

@@ -50,6 +50,8 @@ class Recovery:
         *,
         owner: str,
         stamp_us: Callable[[], int],
+        observe_us: Callable[[int], None],
+        try_timeout_s: float,
         unfinished_max: int,
         lease_s: float,
         longest_s: float,
@@ -67,6 +69,8 @@ class Recovery:
         self._participants = participants
         self._owner = owner
         self._stamp_us = stamp_us
+        self._observe_us = observe_us
+        self._try_timeout_us = int(try_timeout_s * 1e6)
         self._unfinished_max = unfinished_max
         self._lease_us = int(lease_s * 1e6)
         self._horizon_us = int((lease_s + longest_s) * 1e6) + 60_000_000
@@ -90,6 +94,10 @@ class Recovery:
         rows = await self._store.write(
             lambda tx: self._log.claim(tx, now_us, now_us + self._horizon_us, self._owner, now_us + self._lease_us)
         )
+        if rows:
+            # Another coordinator's clock may be ahead: what is sent about its transactions must not look older than
+            # what it sent itself, or a participant would forget the answer before the question arrives.
+            self._observe_us(max(row.created_us for row in rows) + self._try_timeout_us)
         trying = [row for row in rows if row.state is T.TRYING]
         told = [row for row in rows if row.state is not T.TRYING and row.id not in self._settler]
         if trying or told:
@@ -188,4 +196,4 @@ def _expired(row: LogRow) -> Decision:
 
 
 def _cancelling(row: LogRow) -> LogRow:
-    return LogRow(row.id, T.CANCELLING, row.branches, row.digest, 0, row.code, row.message)
+    return LogRow(row.id, T.CANCELLING, row.branches, row.digest, row.created_us, 0, row.code, row.message)
