@@ -80,7 +80,7 @@ class Injector:
 
     async def _arguments(self, factory: Callable[..., object]) -> dict[str, object]:
         where = getattr(factory, "__qualname__", repr(factory))
-        target = factory.__init__ if inspect.isclass(factory) else factory  # type: ignore[misc]
+        target = factory.__init__ if inspect.isclass(factory) else factory
         if target is object.__init__:
             return {}
         hints = typing.get_type_hints(target)
@@ -111,7 +111,7 @@ def _return_type(provider: Provider) -> type:
 
 
 @asynccontextmanager
-async def _once(generator: AsyncGenerator[object, None]) -> AsyncIterator[object]:
+async def _once(generator: AsyncGenerator[object, Any]) -> AsyncIterator[object]:
     value = await anext(generator)
     try:
         yield value

@@ -20,7 +20,7 @@ from dougong.app._system import load_system
 from dougong.clock import SystemClock
 from dougong.errors import Invalid
 from dougong.registry import Discovery, open_registry
-from dougong.telemetry import configure_logging, get_logger
+from dougong.telemetry import ProcessMetrics, configure_logging, configure_tracing, get_logger
 
 __all__ = ["run_apps"]
 
@@ -34,12 +34,17 @@ async def run_apps(apps: Sequence[App], settings: RunSettings, *, stop: asyncio.
     """
     if not apps:
         raise Invalid("no app to run; name one, e.g. shop.orders:app")
-    configure_logging("+".join(app.name for app in apps), json=settings.log_json, level=settings.log_level)
     if stop is None:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    names = "+".join(app.name for app in apps)
+    configure_logging(names, json=settings.log_json, level=settings.log_level)
+    configure_tracing(names, ratio=settings.trace_ratio)
+    process = ProcessMetrics()
+    process.start()
     async with _host(settings) as host, AsyncExitStack() as stack:
+        stack.push_async_callback(process.stop)
         work: list[Coroutine[object, object, None]] = []
         for app in apps:
             running = Running(host, app, await stack.enter_async_context(AsyncExitStack()))

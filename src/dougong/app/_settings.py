@@ -34,6 +34,8 @@ class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long a stopping process may take to finish what it accepted."""
     log_json: bool = False
     log_level: str = "info"
+    trace_ratio: float = 1.0
+    """Share of traces whose spans are recorded; errors always are."""
     system: str = ""
     """System file whose `[apps.NAME.settings]` apply; empty for none."""
 

@@ -7,6 +7,8 @@ thousand different ones would take minutes. A shop for real customers sets `demo
 
 from __future__ import annotations
 
+import itertools
+
 from dougong.clock import Clock
 from dougong.store import Store, Tx
 from shop.users._passwords import Passwords
@@ -24,20 +26,24 @@ async def seed(store: Store, clock: Clock, passwords: Passwords, settings: Users
     if not settings.demo_users or await store.fetch_one("SELECT 1 FROM users LIMIT 1") is not None:
         return
     password_hash, now_us, count = await passwords.hash(DEMO_PASSWORD), clock.now_us(), settings.demo_users
-    people = [(n, f"user-{n}@shop.example", f"Customer {n}", password_hash, "customer", now_us) for n in range(1, count + 1)]
-    people.append((count + 1, OPERATOR_EMAIL, "Operator", password_hash, "operator", now_us))
-    people.append((count + 2, PARTNER_EMAIL, "Partner", password_hash, "partner", now_us))
-    credit = settings.demo_credit_minor
+    staff = (
+        (count + 1, OPERATOR_EMAIL, "Operator", password_hash, "operator", now_us),
+        (count + 2, PARTNER_EMAIL, "Partner", password_hash, "partner", now_us),
+    )
+    customers = (
+        (n, f"user-{n}@shop.example", f"Customer {n}", password_hash, "customer", now_us) for n in range(1, count + 1)
+    )
+    wallets = ((n, settings.currency, settings.demo_credit_minor) for n in range(1, count + 3))
 
     async def unit(tx: Tx) -> None:
         if await tx.fetch_one("SELECT 1 FROM users LIMIT 1") is not None:
             return  # another instance was first
         await tx.execute_many(
-            "INSERT INTO users (id, email, name, password_hash, role, created_us) VALUES (?, ?, ?, ?, ?, ?)", people
+            "INSERT INTO users (id, email, name, password_hash, role, created_us) VALUES (?, ?, ?, ?, ?, ?)",
+            itertools.chain(customers, staff),
         )
         await tx.execute_many(
-            "INSERT INTO wallets (user_id, currency, available, deposited) VALUES (?1, ?2, ?3, ?3)",
-            [(n, settings.currency, credit) for n, *_ in people],
+            "INSERT INTO wallets (user_id, currency, available, deposited) VALUES (?1, ?2, ?3, ?3)", wallets
         )
 
     await store.write(unit)
