@@ -18,7 +18,7 @@ from dougong.rpc._answer import as_error, count_calls, not_encodable, observe
 from dougong.rpc._context import Caller, enter_call
 from dougong.rpc._load import Load, turned_away_draining
 from dougong.rpc._transport import Incoming, Lost
-from dougong.rpc.authorize import Authenticator, bind_subject, identify
+from dougong.rpc.authorize import Authenticator, identify, subject_binder
 from dougong.telemetry import continue_trace, span
 
 __all__ = ["WHOLE_BATCH", "ServedBatches"]
@@ -67,6 +67,7 @@ class _ServedStream:
         self._shared = shared
         self._incoming = incoming
         self._caller = caller
+        self._bind = subject_binder(shared.method, caller)
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._room: asyncio.Future[None] | None = None
@@ -149,12 +150,10 @@ class _ServedStream:
             replies = self._replies(frame.batch, outcomes, 0)
         finally:
             shared.load.release(count)
-        failed = 0
-        for outcome in outcomes:
-            if isinstance(outcome, Error):
-                failed += 1
-                count_calls(1, path, outcome.code)
-        count_calls(count - failed, path, "ok")
+        errors = [outcome.code for outcome in outcomes if isinstance(outcome, Error)]
+        for code in errors:
+            count_calls(1, path, code)
+        count_calls(count - len(errors), path, "ok")
         observe(self._loop.time() - started, path)
         for reply in replies:
             await self._send(reply)
@@ -162,7 +161,7 @@ class _ServedStream:
     async def _outcomes(self, requests: Sequence[Message | Error], end: float) -> Outcomes:
         """One per request. Items that are wrong in themselves never reach the method."""
         shared = self._shared
-        validate, method, caller = shared.validate, shared.method, self._caller
+        validate, bind = shared.validate, self._bind
         good: list[Message] = []
         bad: dict[int, Error] = {}
         for index, request in enumerate(requests):
@@ -172,7 +171,7 @@ class _ServedStream:
             try:
                 if validate is not None:
                     validate(request)
-                good.append(bind_subject(method, request, caller) if method.subject_field else request)
+                good.append(request if bind is None else bind(request))
             except Error as error:
                 bad[index] = error
         outcomes: Outcomes = []
@@ -181,7 +180,7 @@ class _ServedStream:
                 outcomes = list(await shared.many(good))
             if len(outcomes) != len(good):
                 raise Internal(
-                    f"{method.path} answered {len(outcomes)} outcomes to {len(good)} requests", code="bad_batch"
+                    f"{shared.method.path} answered {len(outcomes)} outcomes to {len(good)} requests", code="bad_batch"
                 )
         for index in sorted(bad):
             outcomes.insert(index, bad[index])

@@ -69,20 +69,31 @@ def bind_subject(method: Method, request: M, caller: Caller | None) -> M:
 
     Empty: the caller's own subject. Another's: allowed to the system and to the roles in `on_behalf` only.
     """
+    bind = subject_binder(method, caller)
+    return request if bind is None else cast("M", bind(request))
+
+
+def subject_binder(method: Method, caller: Caller | None) -> Callable[[Message], Message] | None:
+    """`bind_subject` for many requests of one caller; None when there is nothing to do."""
     field = method.subject_field
     if not field:
-        return request
-    named = cast("str | None", getattr(request, field))
-    if caller is None:
-        if named:  # an anonymous caller of a public method speaks for nobody
+        return None
+    own = "" if caller is None else caller.subject
+    for_anybody = caller is not None and (caller.system or any(role in method.on_behalf for role in caller.roles))
+    replace = msgspec.structs.replace
+
+    def bind(request: Message) -> Message:
+        named = getattr(request, field)
+        if not named:
+            return replace(request, **{field: own}) if own else request
+        if for_anybody or named == own:
+            return request
+        if not own:  # an anonymous caller of a public method speaks for nobody
             raise Forbidden(f"{field} names {named!r}, but nobody is logged in", code="not_your_subject", field=field)
-        return request
-    if not named:
-        return msgspec.structs.replace(request, **{field: caller.subject})
-    if named == caller.subject or caller.system or any(role in method.on_behalf for role in caller.roles):
-        return request
-    raise Forbidden(
-        f"{field} names another subject than the token's; leave it empty to act for yourself",
-        code="not_your_subject",
-        field=field,
-    )
+        raise Forbidden(
+            f"{field} names another subject than the token's; leave it empty to act for yourself",
+            code="not_your_subject",
+            field=field,
+        )
+
+    return bind

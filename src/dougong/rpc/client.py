@@ -195,9 +195,9 @@ class _Remote:
                     while (data := await opened.receive()) is not None:
                         yield decode(data)
                 except Lost as lost:
+                    _raise_own_fault(sender)
                     raise lost.error from None
-                if sender.done() and not sender.cancelled() and (error := sender.exception()) is not None:
-                    raise error
+                _raise_own_fault(sender)
             finally:
                 release()
         finally:
@@ -252,12 +252,14 @@ async def _feed(stream: Stream, requests: AsyncIterator[Message], encode: Callab
         raise
 
 
+def _raise_own_fault(sender: asyncio.Task[None]) -> None:
+    """What the caller's own iterator raised is what the caller should see."""
+    if sender.done() and not sender.cancelled() and (error := sender.exception()) is not None:
+        raise error
+
+
 async def _one(request: Message) -> AsyncIterator[Message]:
     yield request
-
-
-def _no_init(self: object) -> None:
-    """A client has nothing of what the service is built from."""
 
 
 async def _nothing(self: object) -> None:

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 
 import grpc
@@ -38,6 +39,8 @@ from dougong.rpc.status import from_status, to_status
 
 __all__ = ["GrpcTransport"]
 
+# The C core tells people about every GOAWAY on standard error unless asked not to; must be set before its first use.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 _RETIRE_GRACE_S = 30.0
 Options = list[tuple[str, int]]
 _UnaryCall = Callable[..., Awaitable[bytes]]
