@@ -11,6 +11,7 @@ from tests.contract.samples import Leaf, Orders
 
 OpenAPIV31SpecValidator = pytest.importorskip("openapi_spec_validator").OpenAPIV31SpecValidator
 
+
 from dougong.contract import Message, Service, openapi, rpc
 
 
