@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from tests.contract.samples import Leaf, Orders
 
-OpenAPIV31SpecValidator = pytest.importorskip("openapi_spec_validator").OpenAPIV31SpecValidator
-
-
 from dougong.contract import Message, Service, openapi, rpc
+
+OpenAPIV31SpecValidator = pytest.importorskip("openapi_spec_validator").OpenAPIV31SpecValidator
 
 
 @pytest.fixture(scope="module")

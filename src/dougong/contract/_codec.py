@@ -345,21 +345,23 @@ class Codec(Generic[M]):
 
     def validate(self, message: M) -> None:
         """Check bounds, as msgspec does when it decodes JSON. Invalid (`invalid_field`) names the first one broken."""
-        if self._check is not None:
-            self._validate(message, self._check, integers=False)
+        try:
+            if (check := self._check) is not None and not check(message):
+                self._refuse(message, integers=False)
+        except RecursionError:
+            raise too_deep(self.type.__name__) from None
 
     def validate_json(self, message: M) -> None:
         """The same and that every int fits 64 bits: what JSON lets through and neither wire nor databases carry."""
-        if self._check_integers is not None:
-            self._validate(message, self._check_integers, integers=True)
-
-    def _validate(self, message: M, check: Callable[[M], bool], *, integers: bool) -> None:
         try:
-            if not check(message):
-                found = first_violation(message, integers=integers)
-                raise found or AssertionError(f"a {self.type.__name__} breaks a bound that is not found again")
+            if (check := self._check_integers) is not None and not check(message):
+                self._refuse(message, integers=True)
         except RecursionError:
             raise too_deep(self.type.__name__) from None
+
+    def _refuse(self, message: M, *, integers: bool) -> NoReturn:
+        found = first_violation(message, integers=integers)
+        raise found or AssertionError(f"a {self.type.__name__} breaks a bound that is not found again")
 
 
 @functools.cache
