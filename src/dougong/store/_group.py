@@ -188,7 +188,7 @@ class GroupWriter:
         now = time.perf_counter()
         until = now + GROUP_S_MAX
         tx.open()
-        while queue and len(items) < units_max and now < until:
+        while queue and len(items) < units_max and (now < until or not items):
             item = queue.popleft()
             future, unit, context = item
             if future.done():  # its caller went away before it began

@@ -1,8 +1,8 @@
 """Taking turns at writing when several processes share one SQLite file.
 
 SQLite's write lock has no queue: a busy process that begins again right after its commit wins nearly every time, and a
-waiting one starves. So there is a turnstile before it, a lock on a file of its own (`orders.db-turn`): whoever wants the
-write lock holds the turnstile while getting it. A process that just committed finds the turnstile taken by the one that
+waiting one starves. So there is a turnstile before it, a lock on a file of its own (`orders.db-turn`): whoever wants
+the write lock holds the turnstile while getting it. A process that just committed finds it taken by the one that
 waits, and queues behind it. The kernel frees the turnstile when its holder dies.
 """
 
