@@ -77,8 +77,8 @@ async def running_shop(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterato
     )
     try:
         await supervisor.start(ready_s=READY_S)
-    except BaseException:
-        print("\n".join(lines))
+    except BaseException as error:
+        error.add_note("\n".join(lines[-50:]))
         raise
     async with aiohttp.ClientSession() as http:
         yield Shop(supervisor, f"http://127.0.0.1:{port}", http, lines)

@@ -9,7 +9,6 @@ import json
 import time
 
 import pytest
-
 from tests.system.conftest import Shop
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("shop"), pytest.mark.asyncio(loop_scope="session")]

@@ -13,6 +13,7 @@ from shop.fulfilment._work import FulfilmentSettings, follow_orders, move_shipme
 
 __all__ = ["FulfilmentSettings", "app"]
 
+
 def backlog(store: Store) -> Glance:
     """How far fulfilment is behind, for the status page."""
 

@@ -1,6 +1,6 @@
 """The two loops of fulfilment: take in confirmed orders, move shipments on.
 
-Both work in large batches at a steady pace rather than one by one at once: a rush of orders is delivered a little later,
+Both work in large batches at a steady pace rather than one by one: a rush of orders is delivered a little later,
 and costs the machine little while it lasts. Both may be killed anywhere: what is read again was not stored, what is
 reported again changes nothing.
 """

@@ -1,6 +1,7 @@
 """Inventory: SKUs, what is available, frozen and sold; a participant in every order.
 
-`Inventory` answers questions; `StockHolds` is its part in transactions. The one rule: available + frozen + sold = total.
+`Inventory` answers questions; `StockHolds` is its part in transactions. The one rule: available + frozen + sold =
+total.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def demo_products(count: int = 1000, stock: int = 1_000_000) -> list[PutProduct]
 
 
 def read_products(path: Path) -> list[PutProduct]:
-    """Products of a CSV file. Raises `Invalid` naming file, line and column of the first fault; nothing is kept then."""
+    """Products of a CSV file. Raises `Invalid` naming file, line and column of the first fault."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             return list(_rows(path, csv.DictReader(file)))

@@ -31,7 +31,7 @@ __all__ = [
     "to_order",
 ]
 
-COLUMNS = "id, user_id, state, total_minor, currency, lines, created_us, updated_us, refusal_code, refusal"
+_SELECT = "SELECT id, user_id, state, total_minor, currency, lines, created_us, updated_us, refusal_code, refusal FROM orders "
 
 # What fulfilment may report, and the states it may find; anything else is late or repeated and changes nothing.
 _BEFORE = {
@@ -63,8 +63,8 @@ def reversal_of(order_id: int) -> int:
 async def insert(tx: Tx, orders: Sequence[NewOrder], now_us: int) -> None:
     """Write new orders, not yet decided."""
     await tx.execute_many(
-        "INSERT INTO orders (id, user_id, state, total_minor, currency, lines, idempotency_key, created_us, updated_us) "
-        "VALUES (?1, ?2, 'placing', ?3, ?4, ?5, ?6, ?7, ?7)",
+        "INSERT INTO orders (id, user_id, state, total_minor, currency, lines, idempotency_key, created_us, "
+        "updated_us) VALUES (?1, ?2, 'placing', ?3, ?4, ?5, ?6, ?7, ?7)",
         [(o.id, o.user_id, o.total_minor, o.currency, o.lines, o.key, now_us) for o in orders],
     )
 
@@ -77,7 +77,9 @@ async def settle(tx: Tx, decisions: Sequence[Decision], now_us: int) -> None:
             "UPDATE orders SET state = 'confirmed', updated_us = ? WHERE id = ? AND state = 'placing'", confirmed
         )
         await _record(tx, [order_id for _, order_id in confirmed], OrderState.CONFIRMED)
-    refused = [(d.code, d.message, now_us, d.transaction) for d in decisions if not d.accepted and not d.transaction & 1]
+    refused = [
+        (d.code, d.message, now_us, d.transaction) for d in decisions if not d.accepted and not d.transaction & 1
+    ]
     if refused:
         await tx.execute_many(
             "UPDATE orders SET state = 'refused', refusal_code = ?, refusal = ?, updated_us = ? "
@@ -130,16 +132,14 @@ async def states(tx: Tx, ids: Sequence[int]) -> dict[int, OrderState]:
 
 async def find(tx: Tx, order_id: int, user_id: int) -> Row | None:
     """One order of a user's, as a row for `to_order`."""
-    return await tx.fetch_one(f"SELECT {COLUMNS} FROM orders WHERE id = ? AND user_id = ?", (order_id, user_id))
+    return await tx.fetch_one(_SELECT + "WHERE id = ? AND user_id = ?", (order_id, user_id))
 
 
 async def find_by_key(tx: Tx, keys: Sequence[tuple[int, str]]) -> dict[tuple[int, str], Row]:
     """Orders that were placed under idempotency keys, by (user, key)."""
     found: dict[tuple[int, str], Row] = {}
     for user_id, key in keys:
-        row = await tx.fetch_one(
-            f"SELECT {COLUMNS} FROM orders WHERE user_id = ? AND idempotency_key = ?", (user_id, key)
-        )
+        row = await tx.fetch_one(_SELECT + "WHERE user_id = ? AND idempotency_key = ?", (user_id, key))
         if row is not None:
             found[user_id, key] = row
     return found
@@ -148,14 +148,14 @@ async def find_by_key(tx: Tx, keys: Sequence[tuple[int, str]]) -> dict[tuple[int
 async def list_before(tx: Tx, user_id: int, before: int, limit: int) -> list[Row]:
     """A page of a user's orders, newest first."""
     return await tx.fetch_all(
-        f"SELECT {COLUMNS} FROM orders WHERE user_id = ? AND id < ? AND state <> 'placing' ORDER BY id DESC LIMIT ?",
+        _SELECT + "WHERE user_id = ? AND id < ? AND state <> 'placing' ORDER BY id DESC LIMIT ?",
         (user_id, before, limit),
     )
 
 
 async def latest(tx: Tx) -> list[Row]:
     """The ten newest orders of all."""
-    return await tx.fetch_all(f"SELECT {COLUMNS} FROM orders WHERE state <> 'placing' ORDER BY id DESC LIMIT 10")
+    return await tx.fetch_all(_SELECT + "WHERE state <> 'placing' ORDER BY id DESC LIMIT 10")
 
 
 async def events_after(tx: Tx, after: int, limit: int) -> list[OrderEvent]:
@@ -182,7 +182,7 @@ def to_order(row: Row) -> Order:
     return Order(
         order_id=str(order_id),
         user_id=str(user_id),
-        state=OrderState(state),
+        state=OrderState(state),  # type: ignore[arg-type]
         lines=_decode_lines(lines),  # type: ignore[arg-type]
         total_minor=total_minor,  # type: ignore[arg-type]
         currency=currency,  # type: ignore[arg-type]

@@ -124,9 +124,7 @@ class Orders(Service, package="shop.v1"):
             ledger.reversal_of(order_id),
             {
                 StockHolds.service: Reserve(lines=[(line.sku, -line.quantity) for line in order.lines]),
-                WalletHolds.service: Charge(
-                    user_id=user_id, amount_minor=-order.total_minor, currency=order.currency
-                ),
+                WalletHolds.service: Charge(user_id=user_id, amount_minor=-order.total_minor, currency=order.currency),
             },
         )
         await self._transactions.run([reversal], begin=begin)

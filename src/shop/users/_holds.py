@@ -64,9 +64,7 @@ def _refusal(charge: Charge, wallet: tuple[int, str] | None) -> Refusal | None:
         return Refusal(code="unknown_user", message=f"user {charge.user_id} has no wallet")
     available, currency = wallet
     if charge.currency != currency:
-        return Refusal(
-            code="currency_mismatch", message=f"the order is in {charge.currency}, the wallet in {currency}"
-        )
+        return Refusal(code="currency_mismatch", message=f"the order is in {charge.currency}, the wallet in {currency}")
     if charge.amount_minor > available:
         return Refusal(
             code="insufficient_funds",

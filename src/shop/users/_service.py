@@ -52,7 +52,8 @@ class Users(Service, package="shop.v1"):
             assert row is not None  # an aggregate always has one row
             user_id = int(row[0] or 0)
             await tx.execute(
-                "INSERT INTO users (id, email, name, password_hash, role, created_us) VALUES (?, ?, ?, ?, 'customer', ?)",
+                "INSERT INTO users (id, email, name, password_hash, role, created_us) "
+                "VALUES (?, ?, ?, ?, 'customer', ?)",
                 (user_id, email, request.name, password_hash, now_us),
             )
             credit = settings.welcome_credit_minor
@@ -63,9 +64,7 @@ class Users(Service, package="shop.v1"):
             return user_id
 
         user_id = await self._store.write(unit)
-        return Profile(
-            user_id=str(user_id), email=email, name=request.name, role="customer", created_us=now_us
-        )
+        return Profile(user_id=str(user_id), email=email, name=request.name, role="customer", created_us=now_us)
 
     @rpc(http="POST /v1/login", public=True)
     async def login(self, request: Login) -> Token:
@@ -95,9 +94,7 @@ class Users(Service, package="shop.v1"):
         """Change the display name."""
 
         async def unit(tx: Tx) -> None:
-            await tx.execute(
-                "UPDATE users SET name = ? WHERE id = ?", (request.name, user_number(request.user_id))
-            )
+            await tx.execute("UPDATE users SET name = ? WHERE id = ?", (request.name, user_number(request.user_id)))
 
         await self._store.write(unit)
         return await self.get_profile(GetProfile(user_id=request.user_id))
