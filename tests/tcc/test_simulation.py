@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.tcc.world import SHELF, MemoryStore, Network, Purse, Shelf, Take, VirtualClock, VirtualLoop, in_virtual_time
 
 from dougong.errors import Error
 from dougong.store import Tx
@@ -29,7 +30,6 @@ from dougong.tcc import (
 from dougong.tcc.fence import Fence, FenceRow, SettleVerdict, TryVerdict
 from dougong.tcc.fence_table import FenceTable
 from dougong.tcc.log import Log
-from tests.tcc.world import SHELF, MemoryStore, Network, Purse, Shelf, Take, VirtualClock, VirtualLoop, in_virtual_time
 
 TOTAL = 30
 SKUS = ("a", "b", "c")

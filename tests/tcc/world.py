@@ -219,9 +219,9 @@ class Network:
             raise Unavailable("the request was lost", code="connection_lost")
         self.calls.append((name, call, items))
         if rng.random() < self.faults:  # a copy arrives some day
-            self._deliver(work, rng.choice((0.0, 0.1, 2.0, 8.0, 60.0)))
+            _ = self._deliver(work, rng.choice((0.0, 0.1, 2.0, 8.0, 60.0)))
         if rng.random() < self.faults:  # the caller gives up long before it arrives
-            self._deliver(work, rng.choice((3.5, 6.0, 30.0)))
+            _ = self._deliver(work, rng.choice((3.5, 6.0, 30.0)))
             await asyncio.sleep(20.0)
             raise Unavailable("the answer never came", code="connection_lost")
         result = await self._deliver(work, 0.0)  # shielded: a caller that gives up stops no delivery

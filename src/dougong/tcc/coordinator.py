@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import os
 import random as _random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -207,7 +208,7 @@ class Coordinator:
         self._running += len(transactions)
         task = asyncio.create_task(self._run(transactions, sides, begin))
         self._runs.add(task)
-        task.add_done_callback(self._ran)
+        task.add_done_callback(functools.partial(self._ran, len(transactions)))
         return await asyncio.shield(task)
 
     async def state(self, transaction: int) -> TransactionState | None:
@@ -426,7 +427,8 @@ class Coordinator:
         if not task.cancelled() and task.exception() is not None:
             _log.critical("coordinator_task_died", exc_info=task.exception())
 
-    def _ran(self, task: asyncio.Task[Sequence[Decision]]) -> None:
+    def _ran(self, count: int, task: asyncio.Task[Sequence[Decision]]) -> None:
+        self._running -= count
         self._runs.discard(task)
         if not task.cancelled():
             task.exception()  # marks it as seen: the caller may have stopped waiting

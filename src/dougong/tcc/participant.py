@@ -6,7 +6,6 @@ business rows together. So the fence and the stock cannot disagree, whatever cra
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
@@ -73,7 +72,10 @@ class ParticipantService(Service, Generic[P]):
             holds, answers, positions = self._holds(request)
 
             async def part(some: Sequence[int]) -> list[Answer]:
-                return await self._store.write(functools.partial(self._try, request, holds, some))
+                async def try_(tx: Tx) -> list[Answer]:
+                    return await self._try(request, holds, some, tx)
+
+                return await self._store.write(try_)
 
             if positions:
                 results, culprits = await in_halves(positions, part)
@@ -145,7 +147,10 @@ class ParticipantService(Service, Generic[P]):
         with span(f"tcc.participant.{call}", participant=self._participant.service, items=len(ids)):
 
             async def part(some: Sequence[int]) -> list[tuple[int, Answer]]:
-                return await self._store.write(functools.partial(self._settle_some, request, some, to))
+                async def settle(tx: Tx) -> list[tuple[int, Answer]]:
+                    return await self._settle_some(request, some, to, tx)
+
+                return await self._store.write(settle)
 
             results, culprits = await in_halves(ids, part)
             answers: list[Answer] = []

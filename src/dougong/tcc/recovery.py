@@ -7,7 +7,6 @@ coordinators on one log share the work, and one that dies while recovering is re
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Callable, Mapping, Sequence
 
 from dougong.clock import Clock
@@ -117,8 +116,12 @@ class Recovery:
 
         async def part(some: Sequence[LogRow]) -> list[Decision]:
             decisions = [_expired(row) for row in some]
-            held = [row.id for row in some]
-            return await self._store.write(functools.partial(_write_open, self._decider, decisions, held))
+            held = {row.id for row in some}
+
+            async def expire(tx: Tx) -> list[Decision]:
+                return await self._decider.write_open(tx, decisions, held)
+
+            return await self._store.write(expire)
 
         results, culprits = await in_halves(rows, part)
         for row, error in culprits:  # the claim's lease paces the next attempt
@@ -183,10 +186,6 @@ class Recovery:
         for _ in range(_ROUNDS_MAX):
             if not await self._store.write(lambda tx: log.forget(tx, before_us)):
                 break
-
-
-async def _write_open(decider: Decider, decisions: Sequence[Decision], held: Sequence[int], tx: Tx) -> list[Decision]:
-    return await decider.write_open(tx, decisions, set(held))
 
 
 def _expired(row: LogRow) -> Decision:
