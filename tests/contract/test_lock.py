@@ -250,3 +250,22 @@ def test_no_history_gives_a_number_two_meanings(history: list[list[str]]) -> Non
 
 def _field(name: str) -> FieldShape:
     return FieldShape(name, name, "one", ValueShape("string", str, {}), {}, {}, "", False, "")
+
+
+def test_the_nearest_lock_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One lock for a whole system, and one of its own for a package that moves at its own pace."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    root = tmp_path / f"system_{tmp_path.name.replace('-', '_')}"
+    words = "from dougong.contract import Message, Service, rpc\nclass {0}(Message):\n    text: str\n"
+    service = "class {0}s(Service):\n    @rpc()\n    async def put(self, request: {0}) -> {0}:\n        ...\n"
+    for name in ("near", "far"):
+        (root / name).mkdir(parents=True)
+        (root / name / "__init__.py").write_text((words + service).format(name.capitalize()))
+    near: Any = importlib.import_module(f"{root.name}.near")
+    far: Any = importlib.import_module(f"{root.name}.far")
+    assert write_lock([near.Nears], root / "near" / LOCK_NAME)
+    assert write_lock([near.Nears, far.Fars], root / LOCK_NAME)
+    assert (lock_path(near.Near), lock_path(far.Far)) == (root / "near" / LOCK_NAME, root / LOCK_NAME)
+    assert set(FieldLock.read(root / LOCK_NAME).messages) == {"Far"}
+    assert check_lock([near.Nears, far.Fars], root / LOCK_NAME) == []
+    assert check_lock([near.Nears, far.Fars], root / "near" / LOCK_NAME) == []
