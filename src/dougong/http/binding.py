@@ -72,7 +72,7 @@ class Binder:
 
         self._message = message
         # msgspec checked all bounds while it decoded; only an int without bounds may still be beyond 64 bits.
-        self._validate = codec(message).validate if _has_loose_int(message) else None
+        self._validate = codec(message).validate_json if _has_loose_int(message) else None
         self.params = rule.params
         self.takes_body = has_body(rule.verb)
         headers = {

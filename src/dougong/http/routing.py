@@ -89,7 +89,7 @@ class PathTree(Generic[T]):
         if whole is not None:
             return whole
         parts = raw_path.split(b"/", SEGMENTS_MAX + 1)
-        if parts[0] or len(parts) > SEGMENTS_MAX + 1:
+        if parts[0] or not 1 < len(parts) <= SEGMENTS_MAX + 1:
             return None
         try:
             segments = [(unquote_to_bytes(p) if b"%" in p else p).decode("utf-8") for p in parts[1:]]
@@ -104,7 +104,7 @@ class PathTree(Generic[T]):
 
 def segments_of(template: str) -> list[str]:
     """The segments of a template, each checked."""
-    segments = template.split("/")[1:]
+    segments = template.split("/")[1:] if template != "/" else []
     for segment in segments:
         if not (_PARAMETER.fullmatch(segment) or _LITERAL.fullmatch(segment)):
             raise TypeError(
