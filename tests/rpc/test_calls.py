@@ -155,9 +155,7 @@ async def test_single_unary_calls_are_merged_on_the_server_but_never_across_call
     server = await grpc_lab.serve(service, authenticator=lambda header: Caller(header or "nobody"))
     connection = grpc_lab.transport.connect(server.address)
     path, data = METHODS["place"].path, b""
-    calls = [
-        connection.unary(path, data, Metadata(authorization=name), 5) for name in ["anna"] * 4 + ["otto"] * 4
-    ]
+    calls = [connection.unary(path, data, Metadata(authorization=name), 5) for name in ["anna"] * 4 + ["otto"] * 4]
     assert len(await asyncio.gather(*calls)) == 8
     assert sum(service.batches) == 8
     assert set(service.callers) == {Caller("anna"), Caller("otto")}
@@ -239,9 +237,10 @@ async def test_a_client_cuts_frames_by_bytes_too(grpc_lab: Lab) -> None:
 
 async def test_the_deadline_travels_and_shrinks(lab: Lab) -> None:
     remote = lab.call((await lab.serve(Example())).address)
-    assert 2000 < (await remote.budget(Ask())).number <= 3000, "the method's own"
+    # gRPC rounds the timeout up on its way.
+    assert 2000 < (await remote.budget(Ask())).number <= 3100, "the method's own"
     with call_scope(timeout_s=0.5):
-        assert 200 < (await remote.budget(Ask())).number <= 500, "the caller's"
+        assert 200 < (await remote.budget(Ask())).number <= 600, "the caller's"
     with call_scope(timeout_s=0.0), pytest.raises(DeadlineExceeded):
         await remote.budget(Ask())
 

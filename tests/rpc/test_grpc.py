@@ -12,12 +12,12 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from dougong.contract import codec
-from dougong.errors import Internal, Unavailable
+from dougong.contract import Service, codec, rpc
+from dougong.errors import Conflict, Internal, Unavailable
 from dougong.rpc import Metadata, Server
 from dougong.rpc.status import from_status
 from tests.rpc.conftest import Lab
-from tests.rpc.example import Ask, Example
+from tests.rpc.example import Answer, Ask, Example
 
 
 async def test_health_follows_the_drain(grpc_lab: Lab) -> None:
@@ -65,16 +65,13 @@ async def test_errors_carry_the_standard_details(grpc_lab: Lab) -> None:
     assert retry.retry_delay.ToMilliseconds() == 1500
 
 
+class Wordy(Service, package="test.v1"):
+    @rpc()
+    async def talk(self, request: Ask) -> Answer:
+        raise Conflict("ö" * 100_000, code="wordy", **{f"field_{i}": "x" * 500 for i in range(50)})
+
+
 async def test_long_errors_get_through(grpc_lab: Lab) -> None:
-    from dougong.contract import Service, rpc
-    from dougong.errors import Conflict
-    from tests.rpc.example import Answer
-
-    class Wordy(Service, package="test.v1"):
-        @rpc()
-        async def talk(self, request: Ask) -> Answer:
-            raise Conflict("ö" * 100_000, code="wordy", **{f"field_{i}": "x" * 500 for i in range(50)})
-
     server = await grpc_lab.serve(Wordy())
     connection = grpc_lab.transport.connect(server.address)
     with pytest.raises(Conflict) as caught:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 from dougong.contract import BatchCodec, Message
 from dougong.errors import Error, Unavailable
-from dougong.rpc._batch_server import WHOLE_BATCH
+from dougong.rpc._batch_server import GO_AWAY, WHOLE_BATCH
+from dougong.rpc._load import DRAINING
 from dougong.rpc._transport import Lost, Stream, connection_lost
 
 __all__ = ["BatchStream", "Frame"]
@@ -82,6 +83,9 @@ class BatchStream:
                     frame, data = self._outbox.popleft()
                     frame.sent = True
                     await self._stream.send(data)
+                if not self.open:
+                    await self._stream.finish()
+                    return
                 self._wake = self._loop.create_future()
                 await self._wake
         except (Error, Lost):
@@ -92,8 +96,9 @@ class BatchStream:
         try:
             while (data := await self._stream.receive()) is not None:
                 reply = self._codec.decode_reply(data)
-                frame = self._frames.get(reply.batch)
-                if frame is not None:
+                if reply.batch == GO_AWAY:
+                    self._leave(reply.outcomes[0][1])
+                elif (frame := self._frames.get(reply.batch)) is not None:
                     self._take(frame, reply.outcomes)
             self._end(connection_lost(self._address, "the server ended the stream"))
         except (Error, Lost) as failure:
@@ -108,41 +113,42 @@ class BatchStream:
     def _take(self, frame: Frame, outcomes: Sequence[tuple[int, Message | Error]]) -> None:
         into = frame.outcomes
         if len(outcomes) == 1 and outcomes[0][0] == WHOLE_BATCH:
-            error = outcomes[0][1]
-            into[:] = [error] * len(into)
-            frame.missing = 0
-        else:
-            answered = 0
-            for index, outcome in outcomes:
-                if into[index] is None:
-                    answered += 1
-                    into[index] = outcome
-            frame.missing -= answered
-        if frame.missing <= 0:
+            refusal = outcomes[0][1]
+            assert isinstance(refusal, Error), "only errors stand for whole batches"
+            self._fail(frame, Lost(refusal, started=False) if refusal.code == DRAINING else refusal)
+            return
+        answered = 0
+        for index, outcome in outcomes:
+            if into[index] is None:
+                answered += 1
+                into[index] = outcome
+        frame.missing -= answered
+        if not frame.missing:
             del self._frames[frame.number]
             if not frame.done.done():
                 frame.done.set_result(None)
 
+    def _fail(self, frame: Frame, failure: Error | Lost) -> None:
+        self._frames.pop(frame.number, None)
+        frame.failure = failure
+        if not frame.done.done():
+            frame.done.set_result(None)
+
+    def _leave(self, refusal: Message | Error) -> None:
+        """The server begins nothing more: what was not sent goes elsewhere, what was sent will be answered."""
+        assert isinstance(refusal, Error), "only errors send clients away"
+        self.open = False
+        unsent, self._outbox = self._outbox, deque()
+        for frame, _ in unsent:
+            self._fail(frame, Lost(refusal, started=False) if refusal.code == DRAINING else refusal)
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
     def _end(self, failure: Error | Lost) -> None:
         self.open = False
-        frames, self._frames = list(self._frames.values()), {}
         self._outbox.clear()
-        begun_up_to = _last_batch(failure)
-        for frame in frames:
-            frame.failure = failure
-            if isinstance(failure, Lost):
-                # Never sent, or never read by a server that stopped in good order: nothing was done, try anywhere.
-                begun = frame.sent and frame.number <= begun_up_to
-                if begun and not failure.started:
-                    frame.failure = connection_lost(self._address, "the server stopped before it was finished")
-                elif not begun:
-                    frame.failure = Lost(failure.error, started=False)
-            if not frame.done.done():
-                frame.done.set_result(None)
-
-
-def _last_batch(failure: Error | Lost) -> float:
-    """The last frame the server may have begun: it says so when it stops in good order."""
-    if isinstance(failure, Lost) and not failure.started:
-        return int(failure.error.fields.get("last_batch", 0))
-    return float("inf")
+        for frame in list(self._frames.values()):
+            if isinstance(failure, Lost) and not frame.sent:
+                self._fail(frame, Lost(failure.error, started=False))
+            else:
+                self._fail(frame, failure)

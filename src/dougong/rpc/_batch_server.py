@@ -21,10 +21,14 @@ from dougong.rpc._transport import Incoming, Lost
 from dougong.rpc.authorize import Authenticator, identify, subject_binder
 from dougong.telemetry import continue_trace, span
 
-__all__ = ["WHOLE_BATCH", "ServedBatches"]
+__all__ = ["GO_AWAY", "WHOLE_BATCH", "ServedBatches"]
 
 WHOLE_BATCH = 0xFFFF_FFFF
 """Index of an error that stands for every item of the batch; nothing of the batch was begun."""
+GO_AWAY = 0
+"""Batch number of a reply that answers no batch: begin nothing more on this stream, close it when you have your answers.
+Batches sent before this was read are answered all the same, those that were not begun by the same error."""
+_REFUSE_S = 5.0  # how long a caller who may not call has to close its stream
 
 Many = Callable[[Sequence[Message]], Awaitable[Sequence[Message | Error]]]
 Outcomes = list[Message | Error]
@@ -56,9 +60,12 @@ class ServedBatches:
         self.encode = codec(method.response).encode
 
     async def serve(self, incoming: Incoming) -> None:
-        caller = identify(self.method, incoming.metadata.authorization, self.authenticator)
-        if self.load.draining:
-            raise turned_away_draining()
+        try:
+            caller = identify(self.method, incoming.metadata.authorization, self.authenticator)
+        except Error as error:
+            async with asyncio.timeout(_REFUSE_S):
+                await _ServedStream(self, incoming, None).serve(error)
+            raise
         await _ServedStream(self, incoming, caller).serve()
 
 
@@ -73,25 +80,31 @@ class _ServedStream:
         self._room: asyncio.Future[None] | None = None
         self._outbox: deque[bytes] = deque()
         self._sending = False
-        self._last_batch = 0
+        self._refusal: Error | None = None
 
-    async def serve(self) -> None:
-        # The reader is a task of its own so that draining can stop it without cancelling the call itself.
-        reader = self._loop.create_task(self._read())
-        forget = self._shared.load.when_draining(reader.cancel)
+    async def serve(self, refusal: Error | None = None) -> None:
+        if refusal is not None:
+            self._turn_away(refusal)
+        close = self._shared.load.stream_opened(lambda: self._turn_away(turned_away_draining().error))
         try:
-            await asyncio.wait({reader})
+            await self._read()
             while self._tasks:
                 await asyncio.wait(self._tasks)
         finally:
-            forget()
-            left = [reader, *self._tasks]
-            for task in left:
+            close()
+            for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
-        if reader.cancelled():
-            raise turned_away_draining(self._last_batch)
-        reader.result()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _turn_away(self, refusal: Error) -> None:
+        """Begin nothing more. The client is told, and ends the stream when it has its answers.
+
+        Ending it from here would be shorter, but a client that is writing at that moment gets an error of gRPC's own
+        in the place of the status, and could not tell what was begun.
+        """
+        if self._refusal is None:
+            self._refusal = refusal
+            self._spawn(self._send(self._shared.frames.encode_reply(GO_AWAY, [refusal], WHOLE_BATCH)))
 
     async def _read(self) -> None:
         shared = self._shared
@@ -103,24 +116,30 @@ class _ServedStream:
             if data is None:
                 return
             frame = shared.frames.decode_request(data)
-            self._last_batch = frame.batch
             count = len(frame.requests)
-            try:
-                if count > shared.method.max_batch:
-                    raise Invalid(
-                        f"a batch of {count} requests to {shared.method.path}, at most {shared.method.max_batch} are"
-                        " taken: split it",
-                        code="batch_too_large",
-                        max_batch=shared.method.max_batch,
-                    )
-                shared.load.admit(count)
-            except Error as error:
-                count_calls(count, shared.method.path, error.code)
-                self._spawn(self._send(shared.frames.encode_reply(frame.batch, [error], WHOLE_BATCH)))
-            except Lost:
-                return
-            else:
+            refusal = self._refusal if self._refusal is not None else self._admit(count)
+            if refusal is None:
                 self._spawn(self._handle(frame, count))
+            else:
+                count_calls(count, shared.method.path, refusal.code)
+                self._spawn(self._send(shared.frames.encode_reply(frame.batch, [refusal], WHOLE_BATCH)))
+
+    def _admit(self, count: int) -> Error | None:
+        """Take on a frame, or say why not."""
+        method = self._shared.method
+        if count > method.max_batch:
+            return Invalid(
+                f"a batch of {count} requests to {method.path}, at most {method.max_batch} are taken: split it",
+                code="batch_too_large",
+                max_batch=method.max_batch,
+            )
+        try:
+            self._shared.load.admit(count)
+        except Error as error:
+            return error
+        except Lost as lost:
+            return lost.error
+        return None
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = self._loop.create_task(work)

@@ -10,6 +10,9 @@ from dougong.rpc._transport import Lost
 __all__ = ["Load"]
 
 
+DRAINING = "draining"
+
+
 class Load:
     """Counts items in flight (a unary call is one, a batch of 100 is 100) against one limit for the whole server."""
 
@@ -17,8 +20,8 @@ class Load:
         self.max_in_flight = max_in_flight
         self.in_flight = 0
         self.draining = False
-        self._on_drain: set[Callable[[], object]] = set()
-        self._on_idle: list[Callable[[], object]] = []
+        self._streams: set[Callable[[], object]] = set()
+        self._waiting: list[tuple[Callable[[], bool], Callable[[], object]]] = []
 
     def admit(self, count: int) -> None:
         """Take on `count` items, or raise with nothing taken on.
@@ -38,34 +41,49 @@ class Load:
     def release(self, count: int) -> None:
         self.in_flight -= count
         assert self.in_flight >= 0, "released more than was admitted"
-        if not self.in_flight:
-            waiting, self._on_idle = self._on_idle, []
-            for notify in waiting:
-                notify()
+        self._look()
 
     def drain(self) -> None:
         """Take nothing new from now on."""
         self.draining = True
-        for notify in list(self._on_drain):
-            notify()
+        for turn_away in list(self._streams):
+            turn_away()
 
-    def when_draining(self, notify: Callable[[], object]) -> Callable[[], None]:
-        """Have `notify` called when draining starts (at once if it has); returns how to take that back."""
-        self._on_drain.add(notify)
+    def stream_opened(self, turn_away: Callable[[], object]) -> Callable[[], None]:
+        """Count a stream; `turn_away` is called when draining starts (at once if it has). Returns how to count it out."""
+        self._streams.add(turn_away)
         if self.draining:
-            notify()
-        return lambda: self._on_drain.discard(notify)
+            turn_away()
 
-    def when_idle(self, notify: Callable[[], object]) -> None:
-        """Have `notify` called once nothing is in flight, at once if so now."""
-        if self.in_flight:
-            self._on_idle.append(notify)
+        def closed() -> None:
+            self._streams.discard(turn_away)
+            self._look()
+
+        return closed
+
+    def idle(self) -> bool:
+        """Nothing is in flight."""
+        return not self.in_flight
+
+    def quiet(self) -> bool:
+        """Nothing is in flight and no stream is open."""
+        return not self.in_flight and not self._streams
+
+    def when(self, condition: Callable[[], bool], notify: Callable[[], object]) -> None:
+        """Have `notify` called once `condition` (`idle` or `quiet`) holds, at once if so now."""
+        if condition():
+            notify()
         else:
-            notify()
+            self._waiting.append((condition, notify))
+
+    def _look(self) -> None:
+        if self._waiting:
+            now = [(condition, notify) for condition, notify in self._waiting if condition()]
+            for waiting in now:
+                self._waiting.remove(waiting)
+                waiting[1]()
 
 
-def turned_away_draining(last_batch: int = 0) -> Lost:
-    """What a server says that is about to stop: nothing after `last_batch` was begun."""
-    return Lost(
-        Unavailable("this instance is stopping: ask another", code="draining", last_batch=last_batch), started=False
-    )
+def turned_away_draining() -> Lost:
+    """What a server says that is about to stop: nothing was begun."""
+    return Lost(Unavailable("this instance is stopping: ask another", code=DRAINING), started=False)

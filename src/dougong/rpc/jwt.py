@@ -7,7 +7,6 @@ forgeries pointless. A token that was believed is remembered until it expires: v
 from __future__ import annotations
 
 import hmac
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from secrets import token_urlsafe
@@ -16,6 +15,7 @@ from typing import cast
 from joserfc import errors as jose
 from joserfc import jwt
 from joserfc.jwk import KeySet, OKPKey
+from joserfc.jws import JWSAlgModel, JWSRegistry
 
 from dougong.clock import Clock, SystemClock
 from dougong.errors import Invalid, Unauthenticated
@@ -24,10 +24,21 @@ from dougong.rpc._context import Caller
 __all__ = ["JwtAuthenticator", "JwtIssuer"]
 
 _ALGORITHM = "EdDSA"
-# RFC 9864 renames EdDSA to Ed25519; verifiers everywhere still know only the old name, so we keep to it for now.
-warnings.filterwarnings("ignore", message="EdDSA is deprecated")
 
 Claim = str | int | float | bool | list[str]
+
+
+class _Pinned(JWSRegistry):
+    """One algorithm. RFC 9864 renames EdDSA to Ed25519, of which joserfc warns on every use; verifiers everywhere know
+    the old name, many only that, so it stays."""
+
+    def get_alg(self, name: str) -> JWSAlgModel:
+        if name != _ALGORITHM:
+            raise jose.UnsupportedAlgorithmError(f"Algorithm of '{name}' is not allowed")
+        return self.algorithms[name]
+
+
+_REGISTRY = _Pinned(algorithms=[_ALGORITHM])
 
 
 class JwtIssuer:
@@ -79,7 +90,7 @@ class JwtIssuer:
             "exp": int(now + (self._ttl_s if ttl_s is None else ttl_s)),
             "jti": token_urlsafe(9),
         }
-        return jwt.encode({"alg": _ALGORITHM, "kid": self._kid}, claims, self._key, algorithms=[_ALGORITHM])
+        return jwt.encode({"alg": _ALGORITHM, "kid": self._kid}, claims, self._key, registry=_REGISTRY)
 
 
 class JwtAuthenticator:
@@ -169,7 +180,7 @@ class JwtAuthenticator:
     def _decode(self, token: str) -> tuple[dict[str, object], dict[str, object]]:
         if len(token) > 8192:
             raise ValueError("longer than any token of ours")
-        decoded = jwt.decode(token, self._keys, algorithms=[_ALGORITHM])
+        decoded = jwt.decode(token, self._keys, registry=_REGISTRY)
         return cast("dict[str, object]", decoded.header), cast("dict[str, object]", decoded.claims)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dougong.contract import Service, describe
@@ -16,6 +16,8 @@ from dougong.rpc.batcher import Batcher
 from dougong.rpc.grpc_aio import GrpcTransport
 
 __all__ = ["Server"]
+
+_CLOSING_S = 0.5
 
 
 class Server:
@@ -86,11 +88,18 @@ class Server:
         if self._listener is not None:
             await self._listener.set_serving(False)
         self._load.drain()
-        idle = asyncio.Event()
-        self._load.when_idle(idle.set)
+        if not await self._wait(self._load.idle, timeout_s):
+            return False
+        # Clients close their streams when told to; those that do not know how are not waited for.
+        await self._wait(self._load.quiet, min(timeout_s, _CLOSING_S))
+        return True
+
+    async def _wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
+        event = asyncio.Event()
+        self._load.when(condition, event.set)
         try:
             async with asyncio.timeout(timeout_s):
-                await idle.wait()
+                await event.wait()
         except TimeoutError:
             return False
         return True

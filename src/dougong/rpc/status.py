@@ -7,8 +7,11 @@ details came from gRPC itself or from a stranger and is mapped by its code alone
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from dougong.errors import (
@@ -31,9 +34,13 @@ __all__ = ["from_status", "to_status"]
 DETAILS_KEY = "grpc-status-details-bin"
 DOMAIN = "dougong"
 TURNED_AWAY = "dougong.turned-away"  # ErrorInfo domain of a refusal before anything was done: safe to try elsewhere
+_PLAIN = "".join(chr(byte) for byte in range(0x20, 0x7F) if byte != 0x25)  # what gRPC leaves as it is
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
-_MESSAGE_MAX = 1024  # peers cap the size of all metadata at 8 KiB; past it they drop the whole answer
-_FIELDS_MAX = 3072
+# Peers drop the whole answer when its metadata passes 8 KiB, in which the text counts twice (once percent-encoded) and
+# the details by their size in base64.
+_TEXT_MAX = 1024
+_FIELDS_MAX = 2048
+_BROKEN = "Internal error from Core"  # grpc.aio, of a write to a call that has ended; it hides the call's own status
 
 _BY_CODE: dict[int, type[Error]] = {
     3: Invalid,
@@ -56,7 +63,7 @@ def to_status(error: Error | Lost) -> tuple[grpc.StatusCode, str, tuple[tuple[st
     if isinstance(error, Lost):
         domain = DOMAIN if error.started else TURNED_AWAY
         error = error.error
-    text = error.message[:_MESSAGE_MAX]
+    text = _cut(error.message)
     info = error_details_pb2.ErrorInfo(reason=error.code, domain=domain)
     left = _FIELDS_MAX
     for name, value in error.fields.items():
@@ -80,13 +87,11 @@ def from_status(error: grpc.aio.AioRpcError, address: str) -> Error | Lost:
     text = error.details() or ""
     for key, value in error.trailing_metadata() or ():
         if key == DETAILS_KEY and isinstance(value, bytes):
-            status = status_pb2.Status()
             try:
-                status.ParseFromString(value)
-            except ValueError:  # a stranger's details: the code below is enough
+                return _rebuild(code, status_pb2.Status.FromString(value))
+            except DecodeError:  # a stranger's details: the code is enough
                 break
-            return _rebuild(code, status)
-    if code == 14:
+    if code == 14 or text == _BROKEN:
         return connection_lost(address, text)
     if code == 1:  # CANCELLED, and not by us: the other side let go of the call
         return connection_lost(address, text or "cancelled")
@@ -112,6 +117,15 @@ def _rebuild(code: int, status: status_pb2.Status) -> Error | Lost:
             retry = error_details_pb2.RetryInfo.FromString(detail.value)
             error.retry_after_s = retry.retry_delay.ToMicroseconds() / 1e6
     return Lost(error, started=False) if turned_away else error
+
+
+def _cut(text: str) -> str:
+    """As much as fits: a character beyond ASCII takes up to twelve bytes."""
+    if len(text) * 12 <= _TEXT_MAX:
+        return text
+    while len(quote(text, safe=_PLAIN)) > _TEXT_MAX:
+        text = text[: min(len(text) * 3 // 4, _TEXT_MAX)]
+    return text
 
 
 def _pack(detail: any_pb2.Any, message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> None:
