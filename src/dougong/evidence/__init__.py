@@ -15,7 +15,7 @@ Claims and scenarios are found by the entry point groups `dougong.claims` and `d
 its own beside ours. This room knows no system: starting one, talking to it and checking its books is the claim's part.
 """
 
-from dougong.evidence.apart import rush_apart
+from dougong.evidence.apart import Generator, generator
 from dougong.evidence.claim import Claim, Experiment, Figures, NotShown, Ratio, Setting, Threshold
 from dougong.evidence.discover import find_claims, find_rushes
 from dougong.evidence.experiment import Progress, prove
@@ -32,6 +32,7 @@ __all__ = [
     "Discrepancy",
     "Experiment",
     "Figures",
+    "Generator",
     "Journal",
     "Judgement",
     "Latencies",
@@ -57,6 +58,7 @@ __all__ = [
     "find_claims",
     "find_rushes",
     "fixed",
+    "generator",
     "leaves_open",
     "median",
     "poisson",
@@ -64,6 +66,5 @@ __all__ = [
     "run_closed",
     "run_open",
     "rush",
-    "rush_apart",
     "summarize",
 ]

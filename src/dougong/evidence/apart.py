@@ -1,24 +1,30 @@
-"""Run a generator in a process of its own, so that it shares no event loop with whoever judges the figures.
+"""Generators in a process of their own, so that they share no event loop with whoever judges the figures.
 
-The child is `python -m dougong.evidence`: options as JSON on stdin, the result as JSON on the last line of stdout.
+The child is `python -m dougong.evidence`: a line of JSON in for each rush, a line of JSON out. It stays for several
+rushes, since starting Python costs as much as a short one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from typing import BinaryIO
 
 import msgspec
+import uvloop
 
 from dougong.errors import DeadlineExceeded, Error, Internal, error_from
 from dougong.evidence.discover import find_rushes
 from dougong.evidence.scenario import RushOptions, RushResult, rush
 
-__all__ = ["rush_apart", "serve_one_rush"]
+__all__ = ["Generator", "generator", "serve_rushes"]
 
-_START_AND_DRAIN_S = 60.0
+_DRAIN_S = 60.0
 _CHECK_S = 180.0
+_LINE_BYTES_MAX = 64 * 1024 * 1024
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -37,42 +43,67 @@ class Answer(msgspec.Struct, frozen=True):
     message: str = ""
 
 
-async def rush_apart(scenario: str, options: RushOptions) -> RushResult:
-    """Like `rush`, in another process. `scenario` is the name of its entry point. Raises what the child raised."""
+class Generator:
+    """A child that runs rushes, one after the other."""
+
+    def __init__(self, child: asyncio.subprocess.Process) -> None:
+        self._child = child
+
+    async def rush(self, scenario: str, options: RushOptions) -> RushResult:
+        """Like `evidence.rush`; `scenario` is the name of its entry point. Raises what the child raised."""
+        assert self._child.stdin is not None  # both are pipes, see `generator`
+        assert self._child.stdout is not None
+        limit_s = options.seconds + _DRAIN_S + (_CHECK_S if options.check else 0.0)
+        self._child.stdin.write(msgspec.json.encode(Order(scenario, options)) + b"\n")
+        try:
+            async with asyncio.timeout(limit_s):
+                line = await self._child.stdout.readline()
+        except TimeoutError:
+            raise DeadlineExceeded(f"the generator of rush {scenario!r} did not end within {limit_s:.0f} s") from None
+        if not line:
+            code = await self._child.wait()
+            raise Internal(
+                f"the generator of rush {scenario!r} ended with exit code {code}; its stderr says why",
+                code="generator_failed",
+            )
+        answer = msgspec.json.decode(line, type=Answer)
+        if answer.result is None:
+            raise error_from(answer.family, answer.code, answer.message, {})
+        return answer.result
+
+
+@asynccontextmanager
+async def generator() -> AsyncGenerator[Generator]:
+    """Start a child; it ends with the block."""
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "dougong.evidence",
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
+        limit=_LINE_BYTES_MAX,
     )
-    limit_s = options.seconds + _START_AND_DRAIN_S + (_CHECK_S if options.check else 0.0)
     try:
-        async with asyncio.timeout(limit_s):
-            out, _ = await child.communicate(msgspec.json.encode(Order(scenario, options)))
-    except TimeoutError:
-        raise DeadlineExceeded(f"the generator of rush {scenario!r} did not end within {limit_s:.0f} s") from None
+        yield Generator(child)
     finally:
-        if child.returncode is None:
-            with suppress(ProcessLookupError):
-                child.kill()
-            await child.wait()
-    try:
-        answer = msgspec.json.decode(out.splitlines()[-1], type=Answer)
-    except (IndexError, msgspec.DecodeError):
-        raise Internal(
-            f"the generator of rush {scenario!r} ended with exit code {child.returncode} and no result; "
-            f"what it wrote to stderr says why",
-            code="generator_failed",
-        ) from None
-    if answer.result is None:
-        raise error_from(answer.family, answer.code, answer.message, {})
-    return answer.result
+        with suppress(ProcessLookupError):
+            child.kill()
+        await child.wait()
 
 
-async def serve_one_rush(text: bytes) -> bytes:
-    """The child's side."""
-    order = msgspec.json.decode(text, type=Order)
+def serve_rushes(orders: BinaryIO, answers: BinaryIO) -> None:
+    """The child's side, until `orders` ends."""
+    # A journal grows for as long as its rush lasts and has no cycles: full collections would only walk it, and show as
+    # latency of the system under load.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 1000)
+    for line in orders:
+        answers.write(uvloop.run(_answer(line)) + b"\n")
+        answers.flush()
+
+
+async def _answer(line: bytes) -> bytes:
+    order = msgspec.json.decode(line, type=Order)
     try:
         answer = Answer(await rush(find_rushes()[order.scenario], order.options))
     except Error as error:

@@ -36,7 +36,8 @@ class Setting(msgspec.Struct, frozen=True):
     pairs: int
     seed: int
     workdir: Path
-    """A directory of this run's own, kept; large files go to a temporary directory instead."""
+    """A directory of this run's own, kept. Databases belong under it too, where durability is real, but are not to be
+    left behind."""
     say: Callable[[str], None]
     """Tell the person who waits what is going on."""
 

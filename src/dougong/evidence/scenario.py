@@ -112,6 +112,8 @@ class RushResult(msgspec.Struct, frozen=True, kw_only=True):
     """None: not checked."""
     check_s: float = 0.0
     """How long settling and checking took."""
+    histogram: str = ""
+    """All latencies, in HdrHistogram's V2 format."""
 
     @property
     def clean(self) -> bool:
@@ -144,6 +146,7 @@ async def rush(
             report=load.report(),
             unknown=len(load.journal.unknown),
             discrepancies=discrepancies,
+            histogram=load.latency.encode(),
             check_s=round(time.monotonic() - start, 3) if options.check else 0.0,
         )
 

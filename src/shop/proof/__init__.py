@@ -5,9 +5,10 @@ and with what a generator saw acknowledged, `orders` is the claim, `naive` the s
 """
 
 from shop.proof._books import Before, OrderJournal, audit, is_settled, look_before
+from shop.proof._claim import orders
 from shop.proof._orders_file import read_orders
 from shop.proof._rush import OrderRush
 
-__all__ = ["Before", "OrderJournal", "OrderRush", "audit", "is_settled", "look_before", "read_orders", "rush"]
+__all__ = ["Before", "OrderJournal", "OrderRush", "audit", "is_settled", "look_before", "orders", "read_orders", "rush"]
 
 rush = OrderRush()
