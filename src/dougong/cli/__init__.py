@@ -19,7 +19,7 @@ __all__ = ["main"]
 
 def application() -> cyclopts.App:
     """All commands. Each module is imported only when the command line is built, so that `dougong run` stays small."""
-    from dougong.cli import doctor, prove, run, rush, services, tx, up
+    from dougong.cli import contract, doctor, prove, run, rush, services, tx, up
 
     app = cyclopts.App(
         name="dougong",
@@ -27,6 +27,7 @@ def application() -> cyclopts.App:
         version_flags=["--version"],
     )
     app.command(up.up)
+    app.command(contract.contract)
     app.command(run.run)
     app.command(rush.rush)
     app.command(prove.prove)

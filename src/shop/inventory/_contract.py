@@ -22,7 +22,7 @@ __all__ = [
     "TakeStock",
 ]
 
-SkuName = Annotated[str, Meta(min_length=1, max_length=64, pattern="^[A-Za-z0-9._-]+$")]
+SkuName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$(?!\n)")]
 
 
 class GetProduct(Message):
@@ -77,7 +77,7 @@ class PutProduct(Message):
     sku: SkuName
     name: Annotated[str, Meta(min_length=1, max_length=200)]
     price_minor: Annotated[int, Meta(ge=1, le=1_000_000_000)]
-    currency: Annotated[str, Meta(pattern="^[A-Z]{3}$")] = "EUR"
+    currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}$(?!\n)")] = "EUR"
     restock: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0
 
 

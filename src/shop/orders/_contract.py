@@ -26,7 +26,7 @@ __all__ = [
     "PlacedOrder",
 ]
 
-OrderId = Annotated[str, Meta(min_length=1, max_length=19, pattern="^[0-9]+$")]
+OrderId = Annotated[str, Meta(min_length=1, max_length=19, pattern=r"^[0-9]+$(?!\n)")]
 
 
 class OrderState(StrEnum):
@@ -46,7 +46,7 @@ class OrderState(StrEnum):
 class Line(Message):
     """A SKU and how many of it."""
 
-    sku: Annotated[str, Meta(min_length=1, max_length=64, pattern="^[A-Za-z0-9._-]+$")]
+    sku: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$(?!\n)")]
     quantity: Annotated[int, Meta(ge=1, le=10_000)]
 
 
@@ -92,7 +92,7 @@ class ListOrders(Message):
     """A page of one's orders, newest first, before the one named."""
 
     user_id: Subject = ""
-    before: Annotated[str, Meta(max_length=19, pattern="^[0-9]*$")] = ""
+    before: Annotated[str, Meta(max_length=19, pattern=r"^[0-9]*$(?!\n)")] = ""
     limit: Annotated[int, Meta(ge=1, le=200)] = 20
 
 

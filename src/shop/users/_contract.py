@@ -22,7 +22,7 @@ __all__ = [
     "WalletBooks",
 ]
 
-Email = Annotated[str, Meta(min_length=3, max_length=254, pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$")]
+Email = Annotated[str, Meta(min_length=3, max_length=254, pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$(?!\n)")]
 Password = Annotated[str, Meta(min_length=8, max_length=128)]
 Name = Annotated[str, Meta(min_length=1, max_length=100)]
 
