@@ -33,6 +33,7 @@ check: $(DEV_STAMP) ## what CI asks: format, lint, types, layers
 	$(BIN)/mypy
 	$(BIN)/pyright --warnings
 	$(BIN)/lint-imports
+	$(BIN)/dougong contract check
 
 format: $(DEV_STAMP) ## put the code into shape
 	$(BIN)/ruff format .

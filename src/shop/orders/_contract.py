@@ -26,7 +26,7 @@ __all__ = [
     "PlacedOrder",
 ]
 
-OrderId = Annotated[str, Meta(min_length=1, max_length=19, pattern=r"^[0-9]+$(?!\n)")]
+OrderId = Annotated[str, Meta(min_length=1, max_length=18, pattern=r"^[0-9]+$(?!\n)")]
 
 
 class OrderState(StrEnum):
@@ -92,7 +92,7 @@ class ListOrders(Message):
     """A page of one's orders, newest first, before the one named."""
 
     user_id: Subject = ""
-    before: Annotated[str, Meta(max_length=19, pattern=r"^[0-9]*$(?!\n)")] = ""
+    before: Annotated[str, Meta(max_length=18, pattern=r"^[0-9]*$(?!\n)")] = ""
     limit: Annotated[int, Meta(ge=1, le=200)] = 20
 
 
