@@ -1,0 +1,141 @@
+"""SQL text for one entity on one dialect, rendered by SQLAlchemy Core once per shape and kept.
+
+Rendering costs hundreds of microseconds, running the text a few. What shapes the text (columns, operators, how many
+values) is the cache's key; values only ever travel as parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.schema import CreateTable
+
+from dougong.dao._entity import Entity, Shape, shape_of
+from dougong.dao._where import Part, parameter, render
+
+__all__ = ["Order", "Statements", "create_table_sql"]
+
+Order = tuple[tuple[str, bool], ...]
+"""Column and whether it descends, the key last."""
+
+KEPT_MAX = 1000
+
+
+def _dialect(name: str) -> sa.Dialect:
+    # All three take `?` here: the store's protocol speaks qmark, and each engine's adapter passes it on.
+    kinds: dict[str, Callable[..., sa.Dialect]] = {
+        "sqlite": sqlite.dialect,
+        "mysql": mysql.dialect,
+        "postgresql": postgresql.dialect,
+    }
+    if name not in kinds:
+        raise TypeError(f"no SQL dialect {name!r}; there are {', '.join(kinds)}")
+    return kinds[name](paramstyle="qmark")
+
+
+def create_table_sql(entity: type[Entity], dialect: str = "sqlite") -> str:
+    """`CREATE TABLE ...` for an entity: the draft of its first migration."""
+    return str(CreateTable(shape_of(entity).table).compile(dialect=_dialect(dialect))).strip()
+
+
+class Statements:
+    """The statements of one entity on one dialect."""
+
+    def __init__(self, shape: Shape, dialect: str) -> None:
+        self._shape = shape
+        self._table = shape.table
+        self._key: sa.Column[Any] = shape.table.c[shape.key.name]
+        self._name = dialect
+        self._dialect = _dialect(dialect)
+        self._kept: dict[Hashable, str] = {}
+        table, key = self._table, self._key
+        everything = {column.name: parameter() for column in shape.columns}
+        others = {column.name: parameter() for column in shape.columns if column is not shape.key}
+        self.insert = self._text(table.insert().values(everything))
+        self.get = self._text(table.select().where(key == parameter()))
+        self.delete = self._text(table.delete().where(key == parameter()))
+        self.exists = self._text(sa.select(sa.literal_column("1")).select_from(table).where(key == parameter()))
+        update = table.update().values(others or {key: key}).where(key == parameter())
+        if shape.version is not None:
+            update = update.where(table.c[shape.version.name] == parameter())
+        self.update = self._text(update)
+        self.upsert = self._text(self._upsert(everything, list(others)))
+
+    def get_many(self, count: int) -> str:
+        return self._keep(
+            ("get_many", count),
+            lambda: self._table.select().where(self._key.in_([parameter() for _ in range(count)])),
+        )
+
+    def count(self, parts: tuple[Part, ...]) -> str:
+        return self._keep(
+            ("count", parts),
+            lambda: sa.select(sa.func.count()).select_from(self._table).where(*render(self._shape, parts)),
+        )
+
+    def find(self, parts: tuple[Part, ...], order: Order, *, after: bool) -> str:
+        """Parameters: those of the conditions, those of `after` (see `keyset_parameters`), the limit."""
+
+        def make() -> sa.Select[Any]:
+            query = self._table.select().where(*render(self._shape, parts))
+            if after:
+                query = query.where(self._behind(order))
+            columns = self._table.c
+            query = query.order_by(*(columns[name].desc() if down else columns[name].asc() for name, down in order))
+            # The offset is said as text: SQLite's dialect would add a parameter for the 0.
+            return query.limit(parameter()).offset(sa.literal_column("0"))
+
+        return self._keep(("find", parts, order, after), make)
+
+    def _behind(self, order: Order) -> sa.ColumnElement[bool]:
+        """What comes after a row in `order`: (a, b) > (?, ?), written out where directions differ."""
+        columns = [self._table.c[name] for name, _ in order]
+        directions = {down for _, down in order}
+        if len(directions) == 1:
+            row, values = sa.tuple_(*columns), sa.tuple_(*(parameter() for _ in columns))
+            behind: sa.ColumnElement[bool] = row < values if directions == {True} else row > values
+            return behind
+        return sa.or_(
+            *(
+                sa.and_(
+                    *(columns[before] == parameter() for before in range(place)),
+                    columns[place] < parameter() if order[place][1] else columns[place] > parameter(),
+                )
+                for place in range(len(order))
+            )
+        )
+
+    def _upsert(self, values: dict[str, sa.BindParameter[Any]], others: list[str]) -> sa.Insert:
+        version = self._shape.version.name if self._shape.version is not None else ""
+        if self._name == "mysql":
+            made = mysql.insert(self._table).values(values)
+            new: Any = made.inserted
+            changes = {n: self._table.c[n] + sa.literal_column("1") if n == version else new[n] for n in others}
+            return made.on_duplicate_key_update(changes)
+        insert: Any = sqlite.insert if self._name == "sqlite" else postgresql.insert
+        made = insert(self._table).values(values)
+        changes = {n: self._table.c[n] + sa.literal_column("1") if n == version else made.excluded[n] for n in others}
+        if not changes:
+            return made.on_conflict_do_nothing(index_elements=[self._key])  # type: ignore[no-any-return]
+        return made.on_conflict_do_update(index_elements=[self._key], set_=changes)  # type: ignore[no-any-return]
+
+    def _keep(self, shape: Hashable, make: Callable[[], sa.Executable]) -> str:
+        text = self._kept.get(shape)
+        if text is None:
+            if len(self._kept) >= KEPT_MAX:
+                self._kept.clear()
+            text = self._kept[shape] = self._text(make())
+        return text
+
+    def _text(self, statement: Any) -> str:
+        return str(statement.compile(dialect=self._dialect, compile_kwargs={"render_postcompile": True}))
+
+
+def keyset_parameters(order: Order, values: list[Any]) -> list[Any]:
+    """The parameters of `_behind` for one row's values."""
+    if len({down for _, down in order}) == 1:
+        return values
+    return [value for place in range(len(order)) for value in values[: place + 1]]
