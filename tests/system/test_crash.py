@@ -9,11 +9,11 @@ import signal
 from pathlib import Path
 
 import pytest
+from tests.system.conftest import SYSTEM_FILE, free_port, system_on
 
 from dougong.app import ProcessState, Supervisor
 from dougong.evidence import RushOptions, rush
 from shop.proof import rush as order_rush
-from tests.system.conftest import SYSTEM_FILE, free_port, system_on
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("shop")]
 
