@@ -117,7 +117,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def each_hold_is_made_once_and_settled_once(self) -> None:
-        allowed = ([], ["try"], ["try", "confirmed"], ["try", "cancelled"])
+        allowed: tuple[list[str], ...] = ([], ["try"], ["try", "confirmed"], ["try", "cancelled"])
         assert all(effects in allowed for effects in self.effects.values())
 
 
