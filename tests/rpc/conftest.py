@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from tests.rpc.example import Example
 
 from dougong.contract import Service
 from dougong.rpc import GrpcTransport, MemoryTransport, Server, Transport, client, close_client, trust_everyone
-from tests.rpc.example import Example
 
 
 class Lab:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from tests.rpc.conftest import Lab
+from tests.rpc.example import Answer, Ask, Example
 
 from dougong.contract import describe
 from dougong.errors import Forbidden, Unauthenticated
 from dougong.rpc import Caller, authorize, bind_subject, call_scope, current_caller, identify
-from tests.rpc.conftest import Lab
-from tests.rpc.example import Answer, Ask, Example
 
 METHODS = {method.attribute: method for method in describe(Example).methods}
 ANNA = Caller("anna")

@@ -85,8 +85,9 @@ async def test_a_cancelled_caller_harms_nobody() -> None:
     echo.gate.set()
     assert await neighbour == [30, 40]
     assert await last == [60]
-    assert in_flight.cancelled() and waiting.cancelled()
-    assert [5] not in echo.batches and all(5 not in batch for batch in echo.batches), "given up before it was sent"
+    assert in_flight.cancelled()
+    assert waiting.cancelled()
+    assert all(5 not in batch for batch in echo.batches), "given up before it was sent"
     assert batcher.pending == 0
 
 
@@ -99,7 +100,9 @@ async def test_a_full_queue_refuses_at_once_and_takes_again_later() -> None:
     queued = asyncio.create_task(batcher.many([3, 4, 5]))
     await settled()
     (refused, also) = await batcher.many([6, 7])
-    assert isinstance(refused, Overloaded) and refused.code == "queue_full" and refused.retry_after_s
+    assert isinstance(refused, Overloaded)
+    assert refused.code == "queue_full"
+    assert refused.retry_after_s
     assert isinstance(also, Overloaded)
     echo.gate.set()
     assert await running == [10, 20]
@@ -158,10 +161,13 @@ async def test_what_many_raises_becomes_every_items_outcome() -> None:
 
     batcher = Batcher(broken, max_batch=2, max_in_flight=1)
     fault = (await batcher.many([0]))[0]
-    assert isinstance(fault, Internal) and "secret" not in str(fault) and isinstance(fault.__cause__, ValueError)
+    assert isinstance(fault, Internal)
+    assert "secret" not in str(fault)
+    assert isinstance(fault.__cause__, ValueError)
     assert await batcher.many([1, 5]) == [Unavailable("gone", code="gone")] * 2
     short = (await batcher.many([2]))[0]
-    assert isinstance(short, Internal) and short.code == "bad_batch"
+    assert isinstance(short, Internal)
+    assert short.code == "bad_batch"
 
 
 async def test_batches_do_not_inherit_the_first_callers_identity() -> None:
@@ -196,7 +202,8 @@ async def test_close_answers_everybody() -> None:
     await batcher.close()
     for call in calls:
         (outcome,) = await call
-        assert isinstance(outcome, Unavailable) and outcome.code == "closed"
+        assert isinstance(outcome, Unavailable)
+        assert outcome.code == "closed"
     (outcome,) = await batcher.many([1])
     assert isinstance(outcome, Unavailable)
     assert echo.running == 0
@@ -237,7 +244,8 @@ def test_every_request_has_exactly_one_outcome(
     async def many(requests: Sequence[int]) -> list[int | Error]:
         nonlocal running
         running += 1
-        assert running <= max_in_flight and len(requests) <= max_batch
+        assert running <= max_in_flight
+        assert len(requests) <= max_batch
         sent.extend(requests)
         try:
             for _ in range(random.randrange(4)):

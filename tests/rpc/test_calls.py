@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from tests.rpc.conftest import Lab, closed_gate, until
+from tests.rpc.example import Answer, Ask, Example
 
 from dougong.contract import batch_codec, describe
 from dougong.errors import (
@@ -20,8 +22,6 @@ from dougong.errors import (
 )
 from dougong.rpc import Caller, Metadata, call_scope, client, close_client
 from dougong.telemetry import current_trace, span
-from tests.rpc.conftest import Lab, closed_gate, until
-from tests.rpc.example import Answer, Ask, Example
 
 METHODS = {method.attribute: method for method in describe(Example).methods}
 
@@ -80,11 +80,10 @@ async def test_an_accident_tells_nothing_of_our_insides(lab: Lab) -> None:
 
 async def test_errors_in_streams(lab: Lab) -> None:
     remote = lab.call((await lab.serve(Example())).address)
-    seen = []
+    answers = remote.down(Ask(number=2, text="fail"))
+    assert [(await anext(answers)).number for _ in range(2)] == [0, 1]
     with pytest.raises(NotFound) as caught:
-        async for answer in remote.down(Ask(number=2, text="fail")):
-            seen.append(answer.number)
-    assert seen == [0, 1]
+        await anext(answers)
     assert caught.value.code == "no_more"
     with pytest.raises(Invalid):
         await remote.up(asked async for asked in _wrong())

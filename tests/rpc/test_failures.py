@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from tests.rpc.conftest import Lab, closed_gate, until
+from tests.rpc.example import Answer, Ask, Example
 
 from dougong.errors import Unavailable
 from dougong.registry import Instance
-from dougong.rpc import MemoryTransport, call_scope
-from tests.rpc.conftest import Lab, closed_gate, until
-from tests.rpc.example import Answer, Ask, Example
+from dougong.rpc import MemoryTransport, call_scope, close_client
 
 
 class Listed:
@@ -192,16 +192,15 @@ async def test_a_crash_leaves_the_outcome_unknown_only_where_it_is(memory_lab: L
 
 
 async def test_closing_a_client_answers_everybody(lab: Lab) -> None:
-    from dougong.rpc import close_client
-
     service = Example()
     remote = lab.call((await lab.serve(service)).address)
     with closed_gate(service):
-        batch = asyncio.create_task(remote.place.many([Ask() for _ in range(100)]))
+        batch = asyncio.ensure_future(remote.place.many([Ask() for _ in range(100)]))  # noqa: RUF006 (it is awaited below)
         await until(lambda: service.entered == 4)
         async with asyncio.timeout(2):
             await close_client(remote)
-            assert {getattr(outcome, "code", "") for outcome in await batch} == {"closed"}
+            outcomes = await batch
+    assert {getattr(outcome, "code", "") for outcome in outcomes} == {"closed"}
     (outcome,) = await remote.place.many([Ask()])
     assert isinstance(outcome, Unavailable)
 

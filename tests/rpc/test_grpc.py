@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Iterable
+from typing import cast
 
 import grpc
 import grpc.aio
 import pytest
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from tests.rpc.conftest import Lab
+from tests.rpc.example import Answer, Ask, Example
 
 from dougong.contract import Service, codec, rpc
 from dougong.errors import Conflict, Internal, Unavailable
 from dougong.rpc import Metadata, Server
 from dougong.rpc.status import from_status
-from tests.rpc.conftest import Lab
-from tests.rpc.example import Answer, Ask, Example
 
 
 async def test_health_follows_the_drain(grpc_lab: Lab) -> None:
@@ -51,12 +53,13 @@ async def test_reflection_lists_services_and_describes_them(grpc_lab: Lab) -> No
 async def test_errors_carry_the_standard_details(grpc_lab: Lab) -> None:
     server = await grpc_lab.serve(Example())
     async with grpc.aio.insecure_channel(server.address) as channel:
-        call = channel.unary_unary("/test.v1.Example/Fail")
+        call = channel.unary_unary("/test.v1.Example/Fail", None, None)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call(codec(Ask).encode(Ask(text="overloaded")))
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert caught.value.details() == "what, where, remedy"
-    details = dict(caught.value.trailing_metadata())["grpc-status-details-bin"]
+    trailers = cast("Iterable[tuple[str, bytes]]", caught.value.trailing_metadata())
+    details = dict(trailers)["grpc-status-details-bin"]
     status = status_pb2.Status.FromString(details)
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     assert status.details[0].Unpack(info)
@@ -68,7 +71,9 @@ async def test_errors_carry_the_standard_details(grpc_lab: Lab) -> None:
 class Wordy(Service, package="test.v1"):
     @rpc()
     async def talk(self, request: Ask) -> Answer:
-        raise Conflict("ö" * 100_000, code="wordy", **{f"field_{i}": "x" * 500 for i in range(50)})
+        error = Conflict("ö" * 100_000, code="wordy")
+        error.fields.update({f"field_{i}": "x" * 500 for i in range(50)})
+        raise error
 
 
 async def test_long_errors_get_through(grpc_lab: Lab) -> None:
@@ -98,11 +103,11 @@ async def test_an_address_is_taken_once(lab: Lab) -> None:
 
 @pytest.mark.parametrize("code", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
 def test_a_strangers_status_has_a_family(code: grpc.StatusCode) -> None:
-    error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details="no details of ours")
+    error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), "no details of ours", None)
     mapped = from_status(error, "somewhere:1")
     assert "somewhere:1" in str(mapped) or "no details" in str(mapped)
     garbage = grpc.aio.Metadata(("grpc-status-details-bin", b"\xff\xff\xff"))
-    assert type(from_status(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), garbage), "x")) is type(mapped)
+    assert type(from_status(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), garbage, None, None), "x")) is type(mapped)
 
 
 async def test_a_killed_server_process_is_noticed_at_once_and_back_at_once(grpc_lab: Lab) -> None:

@@ -1,8 +1,8 @@
 """Typed calls between processes: the `Service` class is the server, the client and the contract.
 
-The one idea: **closed-loop batching under an ordinary call.** `await orders.place(order)` looks like one call; those that
-arrive while a batch is under way travel together in the next, over one long-lived stream per instance, and the method
-at the other end gets a list. Each caller still has its own result, deadline and error. There is no timer: an idle
+The one idea: **closed-loop batching under an ordinary call.** `await orders.place(order)` looks like one call; those
+that arrive while a batch is under way travel together in the next, over one long-lived stream per instance, and the
+method at the other end gets a list. Each caller has its own result, deadline and error. There is no timer: an idle
 system answers at once, a busy one in large batches.
 
     server = Server([Orders(...)], authenticator=JwtAuthenticator(keys, "shop", "shop", system_token))
@@ -14,13 +14,13 @@ system answers at once, a busy one in large batches.
     await close_client(orders)
 
 Who calls comes from a token (`authorize`, `bind_subject`), how long they wait from their deadline, which shrinks along
-the way; both follow the task (`current_caller()`, `remaining_s()`). When an instance goes, what was surely not begun is
+the way; both follow the task (`current_caller()`, `remaining_s()`). When an instance goes, what surely was not begun is
 repeated elsewhere; what may have been begun only if the method is idempotent: otherwise the outcome is *unknown*, and
 the error says so (`connection_lost`).
 
 Bytes travel through a small `Transport`: gRPC between processes, memory within one and in simulations.
 
-What it does not do: circuit breakers, retry budgets and weights (`mesh`), finding instances (`registry`), REST (`http`).
+What it does not do: breakers, retry budgets and weights (`mesh`), finding instances (`registry`), REST (`http`).
 """
 
 from dougong.rpc._context import Caller, call_scope, current_caller, deadline, remaining_s

@@ -26,7 +26,7 @@ __all__ = ["GO_AWAY", "WHOLE_BATCH", "ServedBatches"]
 WHOLE_BATCH = 0xFFFF_FFFF
 """Index of an error that stands for every item of the batch; nothing of the batch was begun."""
 GO_AWAY = 0
-"""Batch number of a reply that answers no batch: begin nothing more on this stream, close it when you have your answers.
+"""Batch number of a reply that answers no batch: send nothing more on this stream, close it when all is answered.
 Batches sent before this was read are answered all the same, those that were not begun by the same error."""
 _REFUSE_S = 5.0  # how long a caller who may not call has to close its stream
 
@@ -160,9 +160,10 @@ class _ServedStream:
             enter_call(self._caller, started + timeout_s)
             parent = next(filter(None, frame.traceparents), "") if frame.traceparents else ""
             with continue_trace(parent), span(path, items=count) as current:
+                outcomes: Outcomes
                 try:
                     outcomes = await self._outcomes(frame.requests, started + timeout_s)
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 (whatever it is, it is answered and logged)
                     fault = as_error(path, error)
                     current.fail(fault)
                     outcomes = [fault] * count
@@ -209,7 +210,7 @@ class _ServedStream:
         """Normally one; split in halves until each fits into a message."""
         try:
             data = self._shared.frames.encode_reply(batch, outcomes, start)
-        except Exception:  # the method answered something that has no form on the wire: find it, spare the others
+        except Exception:  # noqa: BLE001 (something without a form on the wire: find it, spare the others)
             outcomes = [self._encodable(outcome) for outcome in outcomes]
             data = self._shared.frames.encode_reply(batch, outcomes, start)
         limit = self._shared.max_message_bytes
@@ -228,7 +229,7 @@ class _ServedStream:
         if not isinstance(outcome, Error):
             try:
                 self._shared.encode(outcome)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 (logged there)
                 return not_encodable(self._shared.method.path, error)
         return outcome
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from dougong.contract import Message, Method, batch_codec, codec
-from dougong.errors import DeadlineExceeded, Error, Invalid
+from dougong.errors import Error, Invalid
 from dougong.rpc._batch_client import BatchStream, Frame
 from dougong.rpc._transport import Lost, Metadata
 from dougong.rpc.batcher import Batch, Batcher
@@ -64,21 +64,14 @@ class Batches(Batcher[Message, Message]):
         attempts = 0
         while lost is not None:
             attempts += lost.started
-            final: Error | None = lost.error
+            if lost.started and not (self._method.idempotent and attempts < self._attempts_max):
+                return _filled(outcomes, lost.error)
             missing = [index for index, outcome in enumerate(outcomes) if outcome is None]
-            if not lost.started or (self._method.idempotent and attempts < self._attempts_max):
-                try:
-                    again, lost = await self._attempt(
-                        [requests[index] for index in missing],
-                        [traces[index] for index in missing] if traces else (),
-                        end,
-                        lost.error,
-                    )
-                    final = None
-                except Error as error:  # nobody to send it to
-                    final = error
-            if final is not None:
-                return [final if outcome is None else outcome for outcome in outcomes]
+            left = [requests[index] for index in missing]
+            try:
+                again, lost = await self._attempt(left, [traces[i] for i in missing] if traces else (), end, lost.error)
+            except Error as error:  # nobody to send it to
+                return _filled(outcomes, error)
             for index, outcome in zip(missing, again, strict=True):
                 outcomes[index] = outcome
         return cast("list[Outcome]", outcomes)
@@ -104,7 +97,7 @@ class Batches(Batcher[Message, Message]):
             self._pool.answered(peer)
             return frame.outcomes, None
         if isinstance(failure, Error):
-            return [failure if outcome is None else outcome for outcome in frame.outcomes], None
+            return [*_filled(frame.outcomes, failure)], None
         self._pool.failed(peer)
         return frame.outcomes, failure
 
@@ -180,6 +173,10 @@ class Batches(Batcher[Message, Message]):
 
     async def _not_used(self, requests: Sequence[Message]) -> Sequence[Outcome]:
         raise NotImplementedError
+
+
+def _filled(outcomes: Sequence[Outcome | None], error: Error) -> list[Outcome]:
+    return [error if outcome is None else outcome for outcome in outcomes]
 
 
 class _TooLarge(Exception):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -48,7 +48,7 @@ def remaining_s() -> float | None:
 
 
 @contextmanager
-def call_scope(*, caller: Caller | None = None, timeout_s: float | None = None) -> Iterator[None]:
+def call_scope(*, caller: Caller | None = None, timeout_s: float | None = None) -> Generator[None]:
     """Run the body as a call by `caller` that may take `timeout_s`.
 
     A deadline that is already set is only ever shortened: what a caller upstream will not wait for is not worth doing.

@@ -50,7 +50,7 @@ class Load:
             turn_away()
 
     def stream_opened(self, turn_away: Callable[[], object]) -> Callable[[], None]:
-        """Count a stream; `turn_away` is called when draining starts (at once if it has). Returns how to count it out."""
+        """Count a stream; `turn_away` is called when draining starts, or at once. Returns how to count it out."""
         self._streams.add(turn_away)
         if self.draining:
             turn_away()

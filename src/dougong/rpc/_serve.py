@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import aclosing, contextmanager
 from typing import Any, cast
 
@@ -143,7 +143,7 @@ async def _only(stream: AsyncIterator[Message], method: Method) -> Message:
 
 
 @contextmanager
-def _answering(path: str, metadata: Metadata) -> Iterator[None]:
+def _answering(path: str, metadata: Metadata) -> Generator[None]:
     """Trace, count, and let out nothing but `Error` and `Lost`."""
     loop = asyncio.get_running_loop()
     started = loop.time()

@@ -102,7 +102,7 @@ StreamHandler = Callable[[Incoming], Awaitable[None]]
 
 
 class Route(msgspec.Struct, frozen=True):
-    """How one path is served: exactly one of the two is set. Both raise `Error` (the answer) or `Lost` (turned away)."""
+    """How one path is served: one of the two is set. Both raise `Error` (the answer) or `Lost` (turned away)."""
 
     unary: UnaryHandler | None = None
     stream: StreamHandler | None = None

@@ -1,7 +1,7 @@
 """Closed-loop batching: what arrives while a batch is in flight rides in the next one.
 
-No timer and no minimum size: an idle system sends a single request at once, a busy one sends batches as large as its own
-latency makes them, which is the point where throughput and waiting balance by themselves.
+No timer and no minimum size: an idle system sends a single request at once, a busy one sends batches as large as its
+own latency makes them, which is the point where throughput and waiting balance by themselves.
 
 `BatchQueue` decides (plain code, no clock, no I/O): who is waiting, what the next batch is, whose answer is complete.
 `Batcher` is the asyncio shell around it. The unit of bookkeeping is a *share* (the part of one caller's list that one
@@ -289,7 +289,7 @@ class Batcher(Generic[Req, Res]):
             outcomes = [_too_late(self._name, sent=True)] * count
         except Error as error:
             outcomes = [error] * count
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (a batch must be answered, whatever happened to it)
             _log.exception("batch_failed", name=self._name, items=count)
             fault = Internal(f"{self._name} failed; the log has the reason", code="internal")
             fault.__cause__ = error

@@ -8,6 +8,7 @@ concurrent calls ride together.
 from __future__ import annotations
 
 import asyncio
+import functools
 import random as stdlib_random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar, cast
@@ -226,7 +227,7 @@ class _Remote:
                 raise
             else:
                 self.pool.answered(peer)
-                return stream, lambda: self.pool.release(peer)
+                return stream, functools.partial(self.pool.release, peer)
 
     def _enter(self, path: str) -> None:
         if self._in_flight >= self._max_in_flight:

@@ -1,8 +1,8 @@
 """Transport over grpc.aio, and every trap of it that was met.
 
-- Channels with equal arguments share one TCP connection unless `grpc.use_local_subchannel_pool` is set; we want one each.
-- gRPC's own reconnection backs off for seconds. An instance that restarts is back in half a second, so a connection that
-  failed is thrown away and made anew when the caller (who has its own, short back-off) asks again.
+- Channels with equal arguments share one TCP connection unless `grpc.use_local_subchannel_pool` is set.
+- gRPC's own reconnection backs off for seconds. An instance that restarts is back in half a second, so a connection
+  that failed is thrown away and made anew when the caller (who has its own, short back-off) asks again.
 - UNAVAILABLE does not say whether the request was sent. We connect as a step of its own: what fails there was surely
   not sent, what fails later has an unknown outcome.
 - Closing a channel raises CancelledError in whoever waits for a call on it, as if *they* had been cancelled.
@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeAlias, cast
 
 import grpc
 import grpc.aio
@@ -44,6 +45,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 _RETIRE_GRACE_S = 30.0
 Options = list[tuple[str, int]]
 _UnaryCall = Callable[..., Awaitable[bytes]]
+_MethodHandler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"  # generic in the stubs only
 
 
 class GrpcTransport:
@@ -74,8 +76,8 @@ class GrpcTransport:
             ]
         )
         server.add_generic_rpc_handlers((_Routes(endpoint),))
-        checks = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+        checks: _Checks = vars(health)["aio"].HealthServicer()  # the published stubs do not know the asyncio half
+        health_pb2_grpc.add_HealthServicer_to_server(cast("Any", checks), server)
         names = tuple(describe(service).name for service in endpoint.service_types)
         reflection.enable_server_reflection(
             (*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server, pool=service_pool(endpoint.service_types)
@@ -115,10 +117,14 @@ class GrpcTransport:
         )
 
 
+class _Checks(Protocol):
+    """The asyncio form of grpc_health's servicer."""
+
+    async def set(self, service: str, status: int) -> None: ...
+
+
 class _GrpcListener:
-    def __init__(
-        self, server: grpc.aio.Server, checks: health.aio.HealthServicer, services: tuple[str, ...], address: str
-    ) -> None:
+    def __init__(self, server: grpc.aio.Server, checks: _Checks, services: tuple[str, ...], address: str) -> None:
         self._server = server
         self._checks = checks
         self._services = services
@@ -138,17 +144,17 @@ class _GrpcListener:
         await self._server.stop(grace_s)
 
 
-class _Routes(grpc.GenericRpcHandler):
+class _Routes(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     """Paths to handlers on raw bytes: encoding is done above, once per batch."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._handlers = {path: _handler(route) for path, route in endpoint.routes.items()}
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> _MethodHandler | None:
         return self._handlers.get(handler_call_details.method)
 
 
-def _handler(route: Route) -> grpc.RpcMethodHandler:
+def _handler(route: Route) -> _MethodHandler:
     unary, stream = route.unary, route.stream
     if unary is not None:
 
@@ -190,11 +196,11 @@ class _GrpcIncoming:
     def __init__(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         self._context = context
         self.metadata = _metadata(context)
-        self.timeout_s = context.time_remaining()
+        self.timeout_s: float | None = context.time_remaining()
 
     async def receive(self) -> bytes | None:
-        message = await self._context.read()
-        return None if message is grpc.aio.EOF else message
+        message: object = await self._context.read()
+        return message if isinstance(message, bytes) else None  # else it is grpc.aio.EOF
 
     async def send(self, message: bytes) -> None:
         await self._context.write(message)
@@ -219,7 +225,7 @@ class _GrpcConnection:
         channel = await self._ready(timeout_s)
         call = self._calls.get(path)
         if call is None:
-            call = self._calls[path] = channel.unary_unary(path)
+            call = self._calls[path] = channel.unary_unary(path, None, None)
         try:
             return await call(request, timeout=timeout_s, metadata=_pairs(metadata))
         except grpc.aio.AioRpcError as error:
@@ -234,7 +240,7 @@ class _GrpcConnection:
     async def stream(self, path: str, metadata: Metadata, timeout_s: float | None) -> Stream:
         channel = await self._ready(timeout_s)
         try:
-            call = channel.stream_stream(path)(timeout=timeout_s, metadata=_pairs(metadata))
+            call = channel.stream_stream(path, None, None)(None, timeout=timeout_s, metadata=_pairs(metadata))
         except grpc.aio.UsageError as error:
             raise connect_failed(self._address, str(error)) from None
         return _GrpcStream(self, self._address, call)
@@ -246,7 +252,7 @@ class _GrpcConnection:
             await asyncio.gather(self._connecting, return_exceptions=True)
         self._retire()
         for channel in list(self._retired):
-            await channel.close()
+            await channel.close(None)
         await asyncio.gather(*self._retired.values(), return_exceptions=True)
 
     def check_size(self, message: bytes) -> None:
@@ -277,7 +283,8 @@ class _GrpcConnection:
             if _cancelled_ourselves():
                 raise
             raise connect_failed(self._address, "the client is closed") from None
-        assert self._channel is not None
+        if self._channel is None:
+            raise connect_failed(self._address, "the client is closed")
         return self._channel
 
     def _connected(self, task: asyncio.Task[None]) -> None:

@@ -118,9 +118,10 @@ class _MemoryConnection:
             raise Internal(f"{self._address} has no method {path}", code="unimplemented")
         listener.check_size(request)
 
+        handler = route.unary
+
         async def serve() -> bytes:
-            assert route is not None and route.unary is not None
-            return await route.unary(request, metadata, timeout_s)
+            return await handler(request, metadata, timeout_s)
 
         call = listener.spawn(serve())
         try:
@@ -197,7 +198,8 @@ class _MemoryStream:
         await self._or_end(self._up.put(None))
 
     async def receive(self) -> bytes | None:
-        return await self._or_end(self._down.get())
+        message: bytes | None = await self._or_end(self._down.get())
+        return message
 
     def cancel(self) -> None:
         self.call.cancel()

@@ -31,7 +31,7 @@ class Resolver(Protocol):
     """Knows the instances of one service."""
 
     def instances(self) -> tuple[Instance, ...]:
-        """Those that take calls now. Asked before every call, so it must be cheap: the same tuple while none changed."""
+        """Those that take calls now. Asked before every call, so it must be cheap: the same tuple until one changes."""
 
 
 class FixedAddresses:
@@ -90,7 +90,7 @@ class Pool:
         self._service = service
         self._resolver = resolver
         self._transport = transport
-        self._policy = P2C(random if random is not None else stdlib_random.Random())  # noqa: S311 (no secret)
+        self._policy = P2C(random if random is not None else stdlib_random.Random())
         self._ejected: set[Peer] = set()
         self._patience_s = patience_s
         self._seen: tuple[Instance, ...] | None = None

@@ -7,12 +7,15 @@ details came from gRPC itself or from a stranger and is mapped by its code alone
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import cast
 from urllib.parse import quote
 
 import grpc
+import grpc.aio
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 from dougong.errors import (
     Conflict,
@@ -85,7 +88,7 @@ def from_status(error: grpc.aio.AioRpcError, address: str) -> Error | Lost:
     """The `Error` the other side raised, or `Lost` when gRPC could not bring an answer."""
     code = int(error.code().value[0])
     text = error.details() or ""
-    for key, value in error.trailing_metadata() or ():
+    for key, value in cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ()):
         if key == DETAILS_KEY and isinstance(value, bytes):
             try:
                 return _rebuild(code, status_pb2.Status.FromString(value))
@@ -108,12 +111,13 @@ def _rebuild(code: int, status: status_pb2.Status) -> Error | Lost:
     error = _BY_CODE.get(code, Internal)(status.message)
     turned_away = False
     for detail in status.details:
-        if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
+        kind = detail.TypeName()
+        if kind == "google.rpc.ErrorInfo":
             info = error_details_pb2.ErrorInfo.FromString(detail.value)
             error.code = info.reason or error.code
             error.fields.update({name: _read(value) for name, value in info.metadata.items()})
             turned_away = info.domain == TURNED_AWAY
-        elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+        elif kind == "google.rpc.RetryInfo":
             retry = error_details_pb2.RetryInfo.FromString(detail.value)
             error.retry_after_s = retry.retry_delay.ToMicroseconds() / 1e6
     return Lost(error, started=False) if turned_away else error
