@@ -58,7 +58,7 @@ class Find(Message):
     owner: Subject
     limit: Annotated[int, Meta(ge=1, le=50)] = 10
     colour: Colour | None = None
-    tags: list[str] = []
+    tags: list[str] = msgspec.field(default_factory=list)
     exact: bool = False
 
 
@@ -81,8 +81,8 @@ class Numbered(Message):
 
 class Big(Message):
     any_number: int
-    deeper: list[Big] = []
-    extra: dict[str, int] = {}
+    deeper: list[Big] = msgspec.field(default_factory=list)
+    extra: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class Nothing(Message):
@@ -187,6 +187,8 @@ class Desk(Service, package="test.v1"):
                 raise TimeoutError("some inner timeout")
             case "remaining":
                 return Wait(seconds=remaining_s() or -1.0)
+            case _:
+                pass
         try:
             await asyncio.sleep(request.seconds)
         except asyncio.CancelledError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, cast
 
 import pytest
 from msgspec import Meta
@@ -65,7 +65,9 @@ async def test_integers_at_the_edge_of_64_bits() -> None:
     assert fits.json["any_number"] == INT64_MAX
 
 
-BAD = [
+# fmt: off
+# ruff: noqa: E501
+BAD: list[tuple[str, str, object, list[tuple[str, str | bytes]], str, str | None, str | None]] = [
     # verb, target, body, headers, code, field, in
     ("POST", "/v1/orders", b"{", [], "malformed_json", None, None),
     ("POST", "/v1/orders", b"\xef\xbb\xbf{}", [], "malformed_json", None, None),
@@ -114,7 +116,8 @@ BAD = [
     ("POST", "/v1/orders", {"lines": LINES}, [("x-request-timeout-ms", "soon")], "invalid_header", "X-Request-Timeout-Ms", "header"),
     ("POST", "/v1/orders", {"lines": LINES}, [("x-request-timeout-ms", "0")], "invalid_header", "X-Request-Timeout-Ms", "header"),
     ("POST", "/v1/orders", b"{}", [("content-length", "2x")], "malformed_header", "Content-Length", ""),
-]  # fmt: skip
+]
+# fmt: on
 
 
 @pytest.mark.parametrize(("verb", "target", "body", "headers", "code", "field", "source"), BAD)
@@ -133,9 +136,9 @@ async def test_bad_input_is_named(
     assert response.headers["content-type"] == "application/problem+json"
     assert response.json["detail"]
     if field is not None:
-        (fault,) = response.json["errors"]  # type: ignore[misc]
-        assert (fault["field"], fault["in"]) == (field, source)  # type: ignore[index]
-        assert fault["reason"]  # type: ignore[index]
+        (fault,) = cast("list[dict[str, str]]", response.json["errors"])
+        assert (fault["field"], fault["in"]) == (field, source)
+        assert fault["reason"]
     assert desk.placed == []
 
 

@@ -18,6 +18,12 @@ from dougong.telemetry import recorder, render_prometheus
 LINES = [{"sku": "a", "quantity": 2}]
 
 
+@pytest.fixture(autouse=True)
+def _no_lingering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody here is still sending when a body is refused."""
+    monkeypatch.setattr("dougong.http.body.DRAIN_S", 0.001)
+
+
 async def test_without_a_token() -> None:
     response = await ask(front(), "POST", "/v1/orders", {"lines": LINES}, token="")
     assert (response.status, response.json["code"]) == (401, "token_missing")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 
 import aiohttp
 import pytest
@@ -13,13 +14,14 @@ from tests.http.desk import Desk, front
 
 from dougong.errors import Invalid, Unavailable
 from dougong.http import AsgiApp, HttpServer
+from dougong.telemetry import recorder, span
 
 LINES = [{"sku": "a", "quantity": 2}]
 HEAD = b"POST /v1/orders HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer alice\r\nContent-Type: application/json\r\n"
 
 
 @asynccontextmanager
-async def serving(app: AsgiApp, **limits: float) -> AsyncIterator[tuple[HttpServer, int]]:
+async def serving(app: AsgiApp, **limits: float) -> AsyncGenerator[tuple[HttpServer, int]]:
     server = HttpServer(app, **limits)  # type: ignore[arg-type]
     port = await server.start()
     try:
@@ -74,14 +76,10 @@ async def test_an_order_from_a_real_client() -> None:
 
 
 async def test_each_request_is_a_trace_of_its_own_even_when_the_server_was_started_inside_a_span() -> None:
-    from dougong.telemetry import recorder, span
-
     with span("start up") as outer:
         async with serving(front()) as (_, port), aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http:
-            async with http.get("/v1/things/1") as response:
-                assert response.status == 200
-    (found,) = [s for s in recorder().spans()[-10:] if s.name == "GET /v1/things/{id}"]
-    assert found.trace_id != outer.trace_id
+            assert (await http.get("/v1/things/1")).status == 200
+    assert recorder().spans(outer.trace_id) == [outer]
 
 
 async def test_a_stream_arrives_as_it_is_made_and_ends_when_the_client_leaves() -> None:
@@ -104,7 +102,6 @@ async def test_a_stream_arrives_as_it_is_made_and_ends_when_the_client_leaves() 
         b"GET / HTTP/9.9\r\n\r\n",
         b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET http:// HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
         b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET / HTTP/1.1\r\nbad header\r\n\r\n",
         HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
@@ -140,11 +137,15 @@ async def test_a_client_still_sending_learns_that_its_body_is_too_large(chunked:
         for start in range(0, len(body), 65536):
             yield body[start : start + 65536]
 
-    async with serving(front()) as (_, port), aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http, http.post(
-        "/v1/orders",
-        data=pieces() if chunked else body,
-        headers={"Authorization": "Bearer alice", "Content-Type": "application/json"},
-    ) as response:
+    async with (
+        serving(front()) as (_, port),
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http,
+        http.post(
+            "/v1/orders",
+            data=pieces() if chunked else io.BytesIO(body),
+            headers={"Authorization": "Bearer alice", "Content-Type": "application/json"},
+        ) as response,
+    ):
         assert response.status == 413
         assert (await response.json())["code"] == "body_too_large"
 
@@ -173,11 +174,14 @@ async def test_a_body_that_trickles_is_cut_off() -> None:
         task = asyncio.create_task(trickle())
         try:
             async with asyncio.timeout(5):
-                status, _, body = parsed(await reader.read())
+                status, headers, _ = parsed(await reader.readuntil(b"\r\n\r\n"))
+                body = await reader.readexactly(int(headers["content-length"]))
+                assert (status, json.loads(body)["code"]) == (408, "body_timeout")
+                with suppress(ConnectionError):  # who goes on trickling is cut off, not waited for
+                    assert await reader.read() == b""
         finally:
             task.cancel()
             writer.close()
-        assert (status, json.loads(body)["code"]) == (408, "body_timeout")
 
 
 async def drop(port: int, first: bytes, then: bytes, pause_s: float) -> bytes:
@@ -277,9 +281,8 @@ async def test_stop_lets_a_request_finish_and_takes_no_more() -> None:
         await desk.entered.wait()
         app.drain()
         await server.stop(5.0)
-        assert request.done() or await asyncio.wait_for(asyncio.shield(request), 1)
         assert await request == (200, "close")
-        with pytest.raises(OSError):
+        with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", port)
 
 
@@ -330,7 +333,7 @@ async def test_a_taken_port_says_which() -> None:
         assert caught.value.code == "port_taken"
 
 
-@pytest.mark.parametrize(("host", "port"), [("nowhere.invalid", 0), ("127.0.0.1", 99999), ("192.0.2.1", 0)])
+@pytest.mark.parametrize(("host", "port"), [("nowhere.invalid", 0), ("127.0.0.1", 99999), ("256.1.1.1", 0)])
 async def test_a_bad_address_says_so(host: str, port: int) -> None:
     with pytest.raises(Invalid) as caught:
         await HttpServer(front(), host, port).start()
@@ -341,6 +344,6 @@ async def test_an_app_that_breaks_costs_one_request() -> None:
     async def broken(scope: object, receive: object, send: Callable[[dict[str, object]], Awaitable[None]]) -> None:
         raise RuntimeError("no")
 
-    async with serving(broken) as (_, port):  # type: ignore[arg-type]
+    async with serving(broken) as (_, port):
         for _ in range(2):
             assert parsed(await talk(port, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))[0] == 500

@@ -16,7 +16,7 @@ from dougong.http.problem import TooLarge, UnsupportedMediaType
 __all__ = ["ClientGone", "check_head", "drain_body", "read_body"]
 
 DRAIN_BYTES = 4 << 20
-DRAIN_S = 2.0
+DRAIN_S = 1.0
 
 
 class ClientGone(Exception):

@@ -260,7 +260,7 @@ class HttpFront:
         if exchange.status:
             raise error
         reply = self._problem(exchange, error)
-        if isinstance(error, TooLarge):
+        if isinstance(error, (TooLarge, BodyTimeout)):
             await exchange.reply(reply, more=True)
             await drain_body(exchange.receive)
             await exchange.body(b"")

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Limits", "guarded_protocol"]
 
+LINGER_S = 1.0
+LINGERING_MAX = 100
+
 
 class Limits(NamedTuple):
     """What one client may take."""
@@ -42,6 +45,7 @@ def guarded_protocol(limits: Limits, new_request_id: Callable[[bytes | None], st
             self._in_head = True
             self._head_bytes = 0
             self._head_timer: asyncio.TimerHandle | None = None
+            self._refused = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -54,10 +58,10 @@ def guarded_protocol(limits: Limits, new_request_id: Callable[[bytes | None], st
             self._arm()
 
         def data_received(self, data: bytes) -> None:
-            if self.transport.is_closing():
+            if self._refused or self.transport.is_closing():
                 return
             super().data_received(data)
-            if self._in_head and self.parser is not None:
+            if self._in_head and not self._refused and not self.transport.is_closing():
                 self._head_bytes += len(data)
                 if self._head_bytes > limits.max_head_bytes:
                     error = HeadersTooLarge(
@@ -106,18 +110,29 @@ def guarded_protocol(limits: Limits, new_request_id: Callable[[bytes | None], st
                 self.transport.close()
 
         def _refuse(self, error: Error) -> None:
-            """Answer without the application, and close. While a response is under way only close: nobody could tell
-            the two apart."""
+            """Answer without the application and hang up, but listen on for a moment: closing on unread bytes resets
+            the connection, and the client might never see why."""
             self._disarm()
+            self._refused = True
             cycle = cast("RequestResponseCycle | None", self.cycle)  # None before the first request
-            if cycle is None or cycle.response_complete:
-                status, headers, body = problem(error, request_id=new_request_id(None))
-                content = [STATUS_LINE[status]]
-                for name, value in (*self.server_state.default_headers, *headers, *COMMON_HEADERS):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True  # the application hears that nobody waits for its answer any more
+                cycle.message_event.set()
+                if cycle.response_started:  # half of one response followed by another: nobody could tell them apart
+                    self.transport.close()
+                    return
+            status, headers, body = problem(error, request_id=new_request_id(None))
+            content = [STATUS_LINE[status]]
+            for name, value in (*self.server_state.default_headers, *headers, *COMMON_HEADERS):
+                if name != b"connection":
                     content += (name, b": ", value, b"\r\n")
-                content.append(b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body))
-                content.append(body)
-                self.transport.write(b"".join(content))
-            self.transport.close()
+            content.append(b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body))
+            content.append(body)
+            self.transport.write(b"".join(content))
+            if len(self.connections) > limits.max_connections + LINGERING_MAX:
+                self.transport.close()
+                return
+            self.transport.write_eof()
+            self._head_timer = self.loop.call_later(LINGER_S, self.transport.close)
 
     return Guarded

@@ -25,6 +25,7 @@ __all__ = ["HttpServer"]
 
 _TICK_S = 0.5
 _CANCEL_S = 2.0
+_POLL_S = 0.01
 _log = get_logger("dougong.http")
 
 
@@ -98,26 +99,36 @@ class HttpServer:
             return
         self._server = self._listener = self._ticker = None
         self._stopping = True
+        state = server.server_state
         try:
-            server.config.timeout_graceful_shutdown = cast(int, grace_s)
-            await server.shutdown(sockets=[listener])
+            for listening in server.servers:
+                listening.close()
+            listener.close()
+            for connection in tuple(state.connections):
+                connection.shutdown()  # idle ones close now, busy ones after their response
+            loop = asyncio.get_running_loop()
+            end = loop.time() + grace_s
+            # uvicorn's sets have no event to wait for, and stopping is rare.
+            while (state.connections or state.tasks) and loop.time() < end:  # noqa: ASYNC110
+                await asyncio.sleep(_POLL_S)
         finally:
             ticker.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await ticker
-            for task in tuple(server.server_state.tasks):
+            for task in tuple(state.tasks):
                 task.cancel()
-            if server.server_state.tasks:
-                await asyncio.wait(server.server_state.tasks, timeout=_CANCEL_S)
-            for connection in tuple(server.server_state.connections):
-                connection.transport.abort()
+            await asyncio.wait({ticker, *state.tasks}, timeout=_CANCEL_S)
+            await asyncio.sleep(0)  # what the cut-off requests answered goes out
+            for connection in tuple(state.connections):
+                connection.transport.close()
+        _log.info("http stopped", host=self._host, port=self._port)
 
     def _bind(self) -> socket.socket:
+        if not 0 <= self._port <= 65535:  # getaddrinfo would quietly take the low 16 bits
+            raise Invalid(f"{self._port} is no port: it must be from 0 to 65535", code="bad_address")
         try:
             family, kind, protocol, _, address = socket.getaddrinfo(
                 self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICHOST
             )[0]
-        except (socket.gaierror, OverflowError, UnicodeError) as error:
+        except (socket.gaierror, UnicodeError) as error:
             raise Invalid(
                 f"{self._host}:{self._port} is no address to listen on: {error}", code="bad_address"
             ) from error
