@@ -31,6 +31,7 @@ from dougong.tcc.wire import BranchReply, Forget, Forgotten, Settle, TryBatch
 QUICK = CoordinatorSettings(
     try_timeout_s=0.5,
     grace_s=0.1,
+    settle_timeout_s=0.5,
     scan_every_s=0.02,
     lease_s=0.2,
     drain_s=2.0,

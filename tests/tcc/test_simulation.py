@@ -106,11 +106,13 @@ class Story:
         self._log = log
         self.books = MemoryStore("orders", self._disk)
         self.books.db.executescript("CREATE TABLE begun (id INTEGER); CREATE TABLE decided (id INTEGER, yes INTEGER);")
+        self.books.full = self._full
         self.network = Network(self.rng, faults=0.12)
         self.services: dict[str, ParticipantService[Any]] = {}
         self.shelves: dict[str, MemoryStore] = {}
         for kind in (Shelf, Purse):
             store = self.shelves[kind.service] = MemoryStore(kind.service, lambda: self.rng.random() * 0.01)
+            store.full = self._full
             store.db.executescript(SHELF)
             store.db.executemany("INSERT INTO shelf (sku, available) VALUES (?, ?)", [(s, TOTAL) for s in SKUS])
             service = ParticipantService(kind(), store)
@@ -128,6 +130,9 @@ class Story:
     def _disk(self) -> float:
         """Mostly fast; now and then slow enough for a decision to come too late."""
         return self.rng.random() * 0.01 if self.rng.random() < 0.95 or self.done else self.rng.random() * 5.0
+
+    def _full(self) -> bool:
+        return not self.done and self.rng.random() < 0.02
 
     async def tell(self, loop: VirtualLoop) -> None:
         for service in self.services.values():
@@ -158,7 +163,10 @@ class Story:
         while True:
             life += 1
             coordinator = self._coordinator(loop, number)
-            await coordinator.start()
+            try:
+                await coordinator.start()
+            except Error:
+                continue
             clients = [asyncio.create_task(self._client(coordinator, number)) for _ in range(2)]
             try:
                 await asyncio.sleep(self.rng.random() * 8.0)
@@ -191,7 +199,10 @@ class Story:
         while True:
             await asyncio.sleep(self.rng.random() * 2.0)
             if self.wanted:
-                await self.books.write(lambda tx: _expire(tx, self.rng.choice(list(self.wanted))))
+                try:
+                    await self.books.write(lambda tx: _expire(tx, self.rng.choice(list(self.wanted))))
+                except Error:
+                    pass
 
     def _transaction(self, number: int) -> NewTransaction:
         rng = self.rng

@@ -99,10 +99,14 @@ class MemoryStore:
         self.name = name
         self.dialect = "sqlite"
         self.db = sqlite3.connect(":memory:", isolation_level=None)
+        self.full: Callable[[], bool] = lambda: False
+        """Whether the disk is full just now."""
         self.pause = pause
 
     async def write(self, unit: Unit[R]) -> R:
         await self._wait()
+        if self.full():
+            raise Unavailable(f"no space left for {self.name}", code="disk_full")
         self.db.execute("BEGIN")
         try:
             result = drive(unit(MemoryTx(self.db)))

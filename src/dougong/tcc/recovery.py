@@ -85,6 +85,8 @@ class Recovery:
                     pass
             except Error as error:
                 _log.warning("recovery_delayed", error=str(error))
+            except Exception:  # noqa: BLE001 (a bug in one round must not end all later ones)
+                _log.exception("recovery_failed")
             await asyncio.sleep(self._scan_every_s)
 
     async def claim(self) -> int:
@@ -98,7 +100,10 @@ class Recovery:
             # what it sent itself, or a participant would forget the answer before the question arrives.
             self._observe_us(max(row.created_us for row in rows) + self._try_timeout_us)
         trying = [row for row in rows if row.state is T.TRYING]
-        told = [row for row in rows if row.state is not T.TRYING and row.id not in self._settler]
+        told = [row for row in rows if row.state is not T.TRYING]
+        if told:
+            busy = self._settler.busy_with([row.id for row in told])
+            told = [row for row in told if row.id not in busy]
         if trying or told:
             with span("tcc.recover", items=len(trying) + len(told)):
                 await self._learn(rows)
@@ -133,8 +138,9 @@ class Recovery:
     def _settle(self, rows: Sequence[LogRow]) -> None:
         """Queue decided transactions, all branches of each: what was told before is only told again."""
         groups: dict[tuple[TransactionState, int, int], list[int]] = {}
+        busy = self._settler.busy_with([row.id for row in rows])  # again: others decide while recovery waits
         for row in rows:
-            if row.id not in self._settler:
+            if row.id not in busy:
                 groups.setdefault((row.state, row.branches, row.attempts), []).append(row.id)
         for (state, ref, attempts), ids in groups.items():
             names = self._branch_sets.names(ref)
@@ -156,6 +162,8 @@ class Recovery:
                 await self.forget_once()
             except Error as error:
                 _log.warning("forgetting_delayed", error=str(error))
+            except Exception:  # noqa: BLE001
+                _log.exception("forgetting_failed")
 
     async def forget_once(self) -> None:
         """One pass.

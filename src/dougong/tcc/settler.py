@@ -51,6 +51,11 @@ class _Entries(msgspec.Struct):
     def __bool__(self) -> bool:
         return any((self.confirmed, self.cancelled, self.postponed, self.parked_confirming, self.parked_cancelling))
 
+    def ids(self) -> set[int]:
+        """Transactions that have left memory, or will have once this is written."""
+        parked = {row[3] for row in (*self.parked_confirming, *self.parked_cancelling)}
+        return parked.union(self.confirmed, self.cancelled)
+
 
 class Settler:
     """Queue with `add`; everything else happens in the tasks that `start` makes."""
@@ -84,6 +89,8 @@ class Settler:
         self._settling = Settling(list(participants), schedule, random)
         self._wakes = {name: asyncio.Event() for name in participants}
         self._entries = _Entries()
+        self._writing = _Entries()
+        """What the journal is writing right now."""
         self._journal_wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -91,8 +98,10 @@ class Settler:
     def __len__(self) -> int:
         return len(self._settling)
 
-    def __contains__(self, transaction: int) -> bool:
-        return transaction in self._settling
+    def busy_with(self, transactions: Sequence[int]) -> set[int]:
+        """Those of the transactions that are being settled here, or are settled but not logged yet."""
+        logged_soon = self._entries.ids() | self._writing.ids()
+        return {t for t in transactions if t in self._settling or t in logged_soon}
 
     def start(self, spawn: Spawn) -> None:
         """Start the workers."""
@@ -205,15 +214,18 @@ class Settler:
                     self._idle.set()
                 await wake.wait()
             entries, self._entries = self._entries, _Entries()
+            self._writing = entries
             try:
                 await self._store.write(lambda tx, e=entries: self._write(tx, e))  # type: ignore[misc]
-            except Error as error:
+            except Exception as error:  # noqa: BLE001 (whatever it is, what happened must still be written down)
                 _log.warning("journal_delayed", error=str(error))
                 self._put_back(entries)
                 await asyncio.sleep(JOURNAL_PAUSE_S)
             else:
                 _settled.inc(len(entries.confirmed), "confirmed")
                 _settled.inc(len(entries.cancelled), "cancelled")
+            finally:
+                self._writing = _Entries()
 
     async def _write(self, tx: Tx, entries: _Entries) -> None:
         """In this order, since what was postponed or parked first may be finished by now; never the other way round."""
