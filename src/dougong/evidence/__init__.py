@@ -26,6 +26,7 @@ from dougong.evidence.report import Judgement, Report
 from dougong.evidence.scenario import Discrepancy, OpenScenario, RushOptions, RushResult, Scenario, rush
 from dougong.evidence.schedule import Zipf, fixed, poisson
 from dougong.evidence.statistics import Summary, median, summarize
+from dougong.evidence.wire import HttpLoad
 
 __all__ = [
     "Claim",
@@ -33,6 +34,7 @@ __all__ = [
     "Experiment",
     "Figures",
     "Generator",
+    "HttpLoad",
     "Journal",
     "Judgement",
     "Latencies",

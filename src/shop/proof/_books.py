@@ -76,7 +76,8 @@ def is_at_rest(data: Path) -> bool:
     with closing(_open(data)) as books:
         books.execute("ATTACH ? AS fulfilment", (f"{(data.absolute() / 'fulfilment.db').as_uri()}?mode=ro",))
         (moving,) = books.execute(
-            "SELECT EXISTS (SELECT 1 FROM order_events WHERE seq > (SELECT coalesce(max(seq), 0) FROM fulfilment.position)) "
+            "SELECT EXISTS (SELECT 1 FROM order_events "
+            "WHERE seq > (SELECT coalesce(max(seq), 0) FROM fulfilment.position)) "
             "OR EXISTS (SELECT 1 FROM fulfilment.shipments WHERE due_us IS NOT NULL)"
         ).fetchone()
         return not moving and _unsettled(books) == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-import aiohttp
 import msgspec
 
 from dougong.errors import (
@@ -21,14 +20,13 @@ from dougong.errors import (
     Unavailable,
     error_from,
 )
-from dougong.evidence import Target
+from dougong.evidence import HttpLoad, Target
 from shop.orders import Line, Orders, PlacedOrder, PlaceOrder
 
 __all__ = ["HttpTarget", "OrderTarget", "Persistent", "StreamTarget", "leaves_order_open"]
 
 OrderTarget = Target[PlaceOrder, PlacedOrder]
 
-_HTTP_TIMEOUT_S = 10.0
 _RETRY_S_MIN = 0.05
 _RETRY_S_MAX = 1.0
 _FAMILIES = {
@@ -85,15 +83,9 @@ class HttpTarget:
 
     def __init__(self, url: Callable[[], str], token: str, connections: int) -> None:
         self._url = url
-        self._headers = {"Content-Type": "application/json"}
-        if token:
-            self._headers["Authorization"] = f"Bearer {token}"
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=connections),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_HTTP_TIMEOUT_S, sock_read=_HTTP_TIMEOUT_S),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-        )
+        authorization = f"Authorization: Bearer {token}\r\n" if token else ""
+        self._headers = f"Content-Type: application/json\r\n{authorization}".encode()
+        self._http = HttpLoad(connections)
 
     async def send(self, requests: Sequence[PlaceOrder]) -> Sequence[PlacedOrder | Error]:
         if len(requests) == 1:
@@ -102,25 +94,18 @@ class HttpTarget:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._session.close()
+        await self._http.close()
 
     async def _one(self, request: PlaceOrder) -> PlacedOrder | Error:
         headers = self._headers
         if request.idempotency_key:
-            headers = {**headers, "Idempotency-Key": request.idempotency_key}
+            headers += f"Idempotency-Key: {request.idempotency_key}\r\n".encode()
         body = _encode(_Body(request.user_id, request.lines))
         try:
-            async with self._session.post(f"{self._url()}/v1/orders", data=body, headers=headers) as answer:
-                text = await answer.read()
-        except TimeoutError:
-            return DeadlineExceeded(f"no answer within {_HTTP_TIMEOUT_S:.0f} s", code="http_timeout")
-        except aiohttp.ClientError as error:
-            return Unavailable(f"the connection failed: {error}", code="connection_lost")
-        except Error as error:  # nobody knows where the front is just now
+            status, text = await self._http.send("POST", f"{self._url()}/v1/orders", headers, body)
+        except Error as error:
             return error
-        if answer.status == 200:
-            return _decode_placed(text)
-        return _error(answer.status, text)
+        return _decode_placed(text) if status == 200 else _error(status, text)
 
 
 def _error(status: int, text: bytes) -> Error:
