@@ -18,7 +18,7 @@ from tests.rpc.example import Answer, Ask, Example
 
 from dougong.contract import Service, codec, rpc
 from dougong.errors import Conflict, Internal, Unavailable
-from dougong.rpc import Metadata, Server
+from dougong.rpc import GrpcTransport, Metadata, Server, trust_everyone
 from dougong.rpc.status import from_status
 
 
@@ -152,3 +152,20 @@ async def test_a_killed_server_process_is_noticed_at_once_and_back_at_once(grpc_
     finally:
         process.kill()
         await process.wait()
+
+
+async def test_frequent_keepalives_are_welcome() -> None:
+    """By default a server answers pings without data every 100 ms with GOAWAY too_many_pings within half a second."""
+    transport = GrpcTransport(keepalive_s=0.1)
+    server = Server([Example()], authenticator=trust_everyone, transport=transport)
+    address = await server.start("127.0.0.1:0")
+    connection = transport.connect(address)
+    try:
+        stream = await connection.stream("/test.v1.Example/Both", Metadata(), None)
+        for _ in range(2):
+            await stream.send(codec(Ask).encode(Ask(number=4)))
+            assert codec(Answer).decode(await stream.receive() or b"").number == 8
+            await asyncio.sleep(1.0)
+    finally:
+        await connection.close()
+        await server.stop(0)

@@ -60,27 +60,36 @@ class Batches(Batcher[Message, Message]):
 
     async def _deliver(self, requests: Sequence[Message], traces: Sequence[str], end: float) -> list[Outcome]:
         """Send until each request has an outcome or must not be sent again."""
-        outcomes, lost = await self._attempt(requests, traces, end, None)
+        outcomes, failure = await self._attempt(requests, traces, end, None)
+        unknown: Error | None = None  # once something may have been begun, no later error may say that it was not
         attempts = 0
-        while lost is not None:
-            attempts += lost.started
-            if lost.started and not (self._method.idempotent and attempts < self._attempts_max):
-                return _filled(outcomes, lost.error)
+        while failure is not None:
+            if isinstance(failure, Error):
+                return _filled(outcomes, unknown or failure)
+            if failure.started:
+                unknown = failure.error
+                attempts += 1
+                if not self._method.idempotent or attempts >= self._attempts_max:
+                    return _filled(outcomes, unknown)
             missing = [index for index, outcome in enumerate(outcomes) if outcome is None]
-            left = [requests[index] for index in missing]
-            try:
-                again, lost = await self._attempt(left, [traces[i] for i in missing] if traces else (), end, lost.error)
-            except Error as error:  # nobody to send it to
-                return _filled(outcomes, error)
+            again, failure = await self._attempt(
+                [requests[index] for index in missing],
+                [traces[index] for index in missing] if traces else (),
+                end,
+                unknown or failure.error,
+            )
             for index, outcome in zip(missing, again, strict=True):
                 outcomes[index] = outcome
         return cast("list[Outcome]", outcomes)
 
     async def _attempt(
         self, requests: Sequence[Message], traces: Sequence[str], end: float, last: Error | None
-    ) -> tuple[list[Outcome | None], Lost | None]:
-        """Send once, to one instance. With a `Lost`, the outcomes that are missing are None."""
-        peer = await self._pool.pick(end, last)
+    ) -> tuple[list[Outcome | None], Error | Lost | None]:
+        """Send once, to one instance. With a failure, the outcomes that are missing are None."""
+        try:
+            peer = await self._pool.pick(end, last)
+        except Error as error:  # nobody to send it to
+            return [None] * len(requests), error
         try:
             frame = await self._send(peer, requests, traces, end)
         except Lost as lost:
@@ -92,14 +101,11 @@ class Batches(Batcher[Message, Message]):
             return await self._without_unencodable(requests, traces, end), None
         finally:
             self._pool.release(peer)
-        failure = frame.failure
-        if failure is None:
+        if isinstance(frame.failure, Lost):
+            self._pool.failed(peer)
+        else:
             self._pool.answered(peer)
-            return frame.outcomes, None
-        if isinstance(failure, Error):
-            return [*_filled(frame.outcomes, failure)], None
-        self._pool.failed(peer)
-        return frame.outcomes, failure
+        return frame.outcomes, frame.failure
 
     async def _send(self, peer: Peer, requests: Sequence[Message], traces: Sequence[str], end: float) -> Frame:
         """One frame to one instance; returns when it is answered or will not be."""

@@ -163,19 +163,24 @@ class _Remote:
         loop = asyncio.get_running_loop()
         metadata = Metadata(self.authorization, traceparent())
         last: Error | None = None
+        unknown: Error | None = None  # once it may have been begun, no later error may say that it was not
         attempts = 0
         while True:
-            peer = await self.pool.pick(end, last)
+            peer = await self.pool.pick(end, unknown or last)
             try:
                 response = await peer.connection.unary(method.path, data, metadata, max(0.001, end - loop.time()))
                 self.pool.answered(peer)
                 return response
             except Lost as lost:
                 self.pool.failed(peer)
-                attempts += 1
-                if lost.started and (not method.idempotent or attempts >= _ATTEMPTS_MAX):
-                    raise lost.error from None
                 last = lost.error
+                if lost.started:
+                    unknown = last
+                    attempts += 1
+                    if not method.idempotent or attempts >= _ATTEMPTS_MAX:
+                        raise unknown from None
+            except Overloaded as refusal:
+                raise unknown or refusal from None
             finally:
                 self.pool.release(peer)
 

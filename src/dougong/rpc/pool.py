@@ -1,8 +1,8 @@
 """Which instance gets the next call: the listed ones, less those that just failed, power of two choices over the rest.
 
 The resolver says who exists; a connection is kept to each and let go when its instance is no longer listed, as soon as
-what is in flight on it has ended. An instance that failed is passed over for a moment that doubles with each failure
-(20 ms to 500 ms), unless there is nobody else to wait for anyway.
+what is in flight on it has ended. An instance that could not be reached is passed over for a moment that doubles with
+each failure (20 ms to 500 ms); when that is true of all, calls wait (within bounds) until one may be tried again.
 """
 
 from __future__ import annotations
@@ -108,8 +108,9 @@ class Pool:
     async def pick(self, end: float, last: Error | None = None) -> Peer:
         """An instance to call, counted as in flight: give it back with `release`.
 
-        With none listed, or all of them failing, waits a bounded while for one and then raises `Unavailable`: `last`
-        (what the last one tried had to say) or code `no_instance`.
+        With none listed, or all of them failing, waits a bounded while for one and then raises `last` (what is known
+        from earlier attempts of the same call), else `Unavailable` (`no_instance`, `connect_failed`, `closed`) or
+        `DeadlineExceeded` (`not_sent`).
         """
         peer = self._choose(asyncio.get_running_loop().time())
         if peer is None:
@@ -163,7 +164,7 @@ class Pool:
         while (now := loop.time()) < until:
             await asyncio.sleep(min(_POLL_S, until - now))
             if self._closed:
-                raise Unavailable(f"the client of {self._service} is closed", code="closed")
+                raise last or Unavailable(f"the client of {self._service} is closed", code="closed")
             peer = self._choose(loop.time())
             if peer is not None:
                 return peer
