@@ -49,7 +49,9 @@ class App:
         glance: Callable[..., Glance] | None = None,
     ) -> None:
         if not name.isidentifier():
-            raise TypeError(f"app name {name!r} must be an identifier: it names files, metrics and environment variables")
+            raise TypeError(
+                f"app name {name!r} must be an identifier: it names files, metrics and environment variables"
+            )
         if participants and not migrations:
             raise TypeError(f"app {name!r} takes part in transactions, so it needs a database: pass migrations=")
         self.name = name
@@ -85,7 +87,5 @@ def load_app(target: str) -> App:
         raise Invalid(f"app target {target!r}: no module named {error.name!r}", code="app_not_found") from error
     app = getattr(module, attribute, None)
     if not isinstance(app, App):
-        raise Invalid(
-            f"app target {target!r}: {module_name} has no App called {attribute!r}", code="app_not_found"
-        )
+        raise Invalid(f"app target {target!r}: {module_name} has no App called {attribute!r}", code="app_not_found")
     return app

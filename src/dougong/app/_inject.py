@@ -89,9 +89,7 @@ class Injector:
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 continue
             kind = hints.get(name)
-            if parameter.default is not parameter.empty and (
-                kind not in self._values and kind not in self._providers
-            ):
+            if parameter.default is not parameter.empty and (kind not in self._values and kind not in self._providers):
                 continue
             if not isinstance(kind, type):
                 raise TypeError(f"{where}: parameter {name!r} needs a class as annotation to be injected, not {kind!r}")

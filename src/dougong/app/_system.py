@@ -50,7 +50,7 @@ def load_system(path: Path) -> System:
         if not 0 <= app.nice <= 19:
             raise Invalid(f"system file {path}: apps.{name}.nice must be 0 to 19, not {app.nice}")
     if not system.apps:
-        raise Invalid(f"system file {path}: no apps in it; add [apps.NAME] with target = \"module:app\"")
+        raise Invalid(f'system file {path}: no apps in it; add [apps.NAME] with target = "module:app"')
     return system
 
 

@@ -110,7 +110,9 @@ def _ports() -> list[Finding]:
             check_port(address, who, "")
             findings.append(Finding(f"port for {who}", "ok", f"{address} is free"))
         except Conflict:
-            findings.append(Finding(f"port for {who}", "note", f"{address} is taken", "stop who has it, or set another"))
+            findings.append(
+                Finding(f"port for {who}", "note", f"{address} is taken", "stop who has it, or set another")
+            )
     return findings
 
 

@@ -65,7 +65,9 @@ async def list_(
         return
     table = Table("app", "transaction", "state", "begun", "attempts", "why", box=None)
     for name, t in found:
-        table.add_row(name, str(t.id), t.state.name.lower(), _time(t.created_us), str(t.attempts), t.failure or t.message)
+        table.add_row(
+            name, str(t.id), t.state.name.lower(), _time(t.created_us), str(t.attempts), t.failure or t.message
+        )
     console = Console()
     console.print(table if found else "nothing under way, nothing parked")
 
@@ -99,7 +101,9 @@ async def retry(*transactions: int, app: str = "", data: Path | None = None, jso
     if json:
         print(msgspec.json.encode({"retried": retried}).decode())
     else:
-        Console().print(f"{len(retried)} put back to work" + (f": {', '.join(map(str, retried[:20]))}" if retried else ""))
+        Console().print(
+            f"{len(retried)} put back to work" + (f": {', '.join(map(str, retried[:20]))}" if retried else "")
+        )
 
 
 @tx.command
@@ -137,7 +141,9 @@ async def _find(logs: dict[str, Operator], transaction: int) -> tuple[str, Trans
     for name, operator in logs.items():
         if await operator.state(transaction) is not None:
             return name, await operator.show(transaction)
-    raise NotFound(f"there is no transaction {transaction} in the logs of {', '.join(logs)}", code="unknown_transaction")
+    raise NotFound(
+        f"there is no transaction {transaction} in the logs of {', '.join(logs)}", code="unknown_transaction"
+    )
 
 
 def _state(name: str) -> TransactionState:
