@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -87,7 +87,7 @@ def placing(*ids: int) -> Callable[[Tx], Awaitable[None]]:
 @asynccontextmanager
 async def coordinating(
     books: Store, participants: dict[str, ParticipantClient], settings: CoordinatorSettings = QUICK, **more: Any
-) -> AsyncIterator[Coordinator]:
+) -> AsyncGenerator[Coordinator, None]:
     made = Coordinator(
         books, initiator="orders", participants=participants, decide=write_down, settings=settings, **more
     )

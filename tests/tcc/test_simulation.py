@@ -32,7 +32,7 @@ from dougong.tcc.fence_table import FenceTable
 from dougong.tcc.log import Log
 
 TOTAL = 30
-SKUS = ("a", "b", "c")
+SKUS: tuple[str, ...] = ("a", "b", "c")
 SETTINGS = CoordinatorSettings(
     retry=RetrySchedule(base_s=0.1, cap_s=5.0, attempts=1000),
     scan_every_s=0.3,

@@ -13,12 +13,11 @@ import os
 import random as _random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from itertools import repeat
-from zlib import crc32
 
 import msgspec
 
 from dougong.clock import Clock, SystemClock
-from dougong.errors import Conflict, Error, Invalid, Overloaded, Unavailable, error_from
+from dougong.errors import Conflict, Error, Overloaded, Unavailable, error_from
 from dougong.rpc import Batcher, call_scope
 from dougong.store import Store, Tx, migrations_from
 from dougong.tcc._protocol import Refusal, TransactionState
@@ -27,8 +26,9 @@ from dougong.tcc.log import BranchSets, Log, NewRow
 from dougong.tcc.operator import Operator
 from dougong.tcc.recovery import Recovery
 from dougong.tcc.settler import Settler
+from dougong.tcc.sides import Side, digests_of, sides_of
 from dougong.tcc.transaction import Decision, NewTransaction, Outcome, RetrySchedule, judge
-from dougong.tcc.wire import ITEMS_MAX, ParticipantClient, TryBatch, answers_of
+from dougong.tcc.wire import ParticipantClient, TryBatch, answers_of
 from dougong.telemetry import counter, get_logger, span
 
 __all__ = ["Coordinator", "CoordinatorSettings"]
@@ -36,7 +36,6 @@ __all__ = ["Coordinator", "CoordinatorSettings"]
 T = TransactionState
 Begin = Callable[[Tx], Awaitable[None]]
 _Said = bool | Refusal
-_encode = msgspec.msgpack.Encoder().encode
 _log = get_logger("dougong.tcc")
 _decided = counter("dougong_tcc_transactions_total", "Transactions decided by a run.", labels=("initiator", "outcome"))
 
@@ -66,14 +65,6 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     """Per participant, for Try and again for confirm and cancel."""
     unfinished_max: int = 100_000
     """Over so many, runs are refused with `Overloaded`."""
-
-
-class _Side(msgspec.Struct, frozen=True):
-    """One participant's part of a run."""
-
-    positions: Sequence[int]
-    items: list[tuple[int, bytes]]
-    """(transaction, payload)."""
 
 
 class Coordinator:
@@ -175,7 +166,7 @@ class Coordinator:
         if self._runs:
             await asyncio.wait(self._runs, timeout=self._settings.try_timeout_s + self._settings.grace_s)
         await self._settler.drain(self._settings.drain_s)
-        tasks = [*self._tasks, *self._runs]
+        tasks: list[asyncio.Task[object]] = [*self._tasks, *self._runs]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -204,7 +195,7 @@ class Coordinator:
                 code="too_many_unfinished",
                 retry_after_s=1.0,
             )
-        sides = self._sides(transactions)
+        sides = sides_of(transactions, self._participants)
         self._running += len(transactions)
         task = asyncio.create_task(self._run(transactions, sides, begin))
         self._runs.add(task)
@@ -221,7 +212,7 @@ class Coordinator:
         return self._operator
 
     async def _run(
-        self, transactions: Sequence[NewTransaction], sides: dict[str, _Side], begin: Begin | None
+        self, transactions: Sequence[NewTransaction], sides: dict[str, Side], begin: Begin | None
     ) -> Sequence[Decision]:
         with span("tcc.run", initiator=self._initiator, items=len(transactions)):
             rows = await self._rows(transactions, sides)
@@ -240,7 +231,7 @@ class Coordinator:
             return await self._decide(decisions, held, sides)
 
     async def _try(
-        self, transactions: Sequence[NewTransaction], sides: dict[str, _Side]
+        self, transactions: Sequence[NewTransaction], sides: dict[str, Side]
     ) -> tuple[list[Decision], dict[str, list[int]]]:
         """Ask all participants at once; the decisions, and per participant the refused positions it may hold."""
         # Our own call to a participant, whoever made us run: calls of different callers ride together.
@@ -262,7 +253,7 @@ class Coordinator:
         return decisions, verdict.holding
 
     async def _decide(
-        self, decisions: Sequence[Decision], holding: dict[str, list[int]], sides: dict[str, _Side]
+        self, decisions: Sequence[Decision], holding: dict[str, list[int]], sides: dict[str, Side]
     ) -> Sequence[Decision]:
         """Make it durable, hand it to phase 2, and only then let the caller know."""
         held = {decisions[i].transaction for positions in holding.values() for i in positions}
@@ -313,7 +304,7 @@ class Coordinator:
             )
         stands: dict[int, Decision] = {}
         if fresh:
-            for decision in await self._run(fresh, self._sides(fresh), None):
+            for decision in await self._run(fresh, sides_of(fresh, self._participants), None):
                 stands[decision.transaction] = decision
         waiting = [t for t in ids if t in known]
         patience_s = self._settings.try_timeout_s + self._settings.grace_s + 2 * self._settings.scan_every_s
@@ -333,42 +324,11 @@ class Coordinator:
             retry_after_s=1.0,
         )
 
-    def _sides(self, transactions: Sequence[NewTransaction]) -> dict[str, _Side]:
-        """What each participant is asked for. `Invalid` for what cannot be run."""
-        count = len(transactions)
-        if count > ITEMS_MAX:
-            raise Invalid(f"{count} transactions in one run; at most {ITEMS_MAX}", code="too_many_transactions")
-        ids = [t.id for t in transactions]
-        if len(set(ids)) < count or min(ids) < 1 or max(ids) >= 1 << 63:
-            raise Invalid("transaction ids are distinct and between 1 and 2^63-1", code="bad_transaction_id")
-        names = transactions[0].branches.keys()
-        if all(t.branches.keys() == names for t in transactions):
-            positions: dict[str, Sequence[int]] = dict.fromkeys(names, range(count))
-        else:
-            lists: dict[str, list[int]] = {}
-            for i, t in enumerate(transactions):
-                for name in t.branches:
-                    lists.setdefault(name, []).append(i)
-            positions = dict(lists)
-        sides: dict[str, _Side] = {}
-        for name in sorted(positions):
-            if name not in self._participants:
-                raise Invalid(f"no participant {name!r}; this coordinator has {sorted(self._participants)}")
-            sides[name] = _Side(
-                positions[name], [(ids[i], _encode(transactions[i].branches[name])) for i in positions[name]]
-            )
-        if not sides or not all(t.branches for t in transactions):
-            raise Invalid("a transaction needs at least one branch", code="no_branches")
-        return sides
-
-    async def _rows(self, transactions: Sequence[NewTransaction], sides: dict[str, _Side]) -> list[NewRow]:
+    async def _rows(self, transactions: Sequence[NewTransaction], sides: dict[str, Side]) -> list[NewRow]:
         """The log's rows for a run."""
         created_us = self._stamp_us()
         due_us = created_us + int((self._settings.try_timeout_s + self._settings.grace_s) * 1e6)
-        digests = [0] * len(transactions)
-        for side in sides.values():
-            for i, (_, payload) in zip(side.positions, side.items, strict=True):
-                digests[i] = crc32(payload, digests[i])
+        digests = digests_of(len(transactions), sides)
         refs: dict[tuple[str, ...], int] = {}
         if all(len(side.items) == len(transactions) for side in sides.values()):
             ref = await self._ref(tuple(sides))
