@@ -4,11 +4,22 @@
 and with what a generator saw acknowledged, `orders` is the claim, `naive` the service people start from.
 """
 
-from shop.proof._books import Before, OrderJournal, audit, is_settled, look_before
+from shop.proof._books import Before, OrderJournal, audit, is_at_rest, is_settled, look_before
 from shop.proof._claim import orders
 from shop.proof._orders_file import read_orders
 from shop.proof._rush import OrderRush
 
-__all__ = ["Before", "OrderJournal", "OrderRush", "audit", "is_settled", "look_before", "orders", "read_orders", "rush"]
+__all__ = [
+    "Before",
+    "OrderJournal",
+    "OrderRush",
+    "audit",
+    "is_at_rest",
+    "is_settled",
+    "look_before",
+    "orders",
+    "read_orders",
+    "rush",
+]
 
 rush = OrderRush()

@@ -33,7 +33,6 @@ ACCEPTED = frozenset({"confirmed", "picking", "shipped", "delivered", "cancellin
 SHOWN_MAX = 20
 """Discrepancies listed per kind; the rest are counted."""
 _LOOK_AGAIN_S = 0.1
-_SECOND_LOOK_S = 1.0
 
 _encode = msgspec.json.encode
 
@@ -84,11 +83,16 @@ def is_at_rest(data: Path) -> bool:
 
 
 async def audit(
-    data: Path, journal: OrderJournal | None = None, *, before: Before = NOTHING_BEFORE, settle_s: float = 60.0
+    data: Path,
+    journal: OrderJournal | None = None,
+    *,
+    before: Before = NOTHING_BEFORE,
+    settle_s: float = 60.0,
+    second_look_s: float = 1.0,
 ) -> list[Discrepancy]:
     """Everything that must not be; empty when the books agree.
 
-    Waits up to `settle_s` for transactions under way. `journal` are the outcomes a generator saw since `before`: what
+    Waits up to `settle_s` for transactions under way, and `second_look_s` before a second look at what was found. `journal` are the outcomes a generator saw since `before`: what
     it saw acknowledged must be there, once, as asked for; what is there and was not acknowledged must be among what it
     never learnt the outcome of. Without a journal only the databases are compared with each other.
     """
@@ -99,7 +103,7 @@ async def audit(
         await asyncio.sleep(_LOOK_AGAIN_S)
     found = await asyncio.to_thread(_compare, data, journal, before)
     if found:
-        await asyncio.sleep(_SECOND_LOOK_S)
+        await asyncio.sleep(second_look_s)
         found = await asyncio.to_thread(_compare, data, journal, before)
     return found
 

@@ -1,0 +1,166 @@
+"""A shop's databases, made by hand from its migrations, in the state that a few orders leave behind."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from dougong.evidence import Journal
+from dougong.store import migrations_from
+from dougong.tcc import BranchState, TransactionState
+from shop.inventory import Reserve, StockHolds
+from shop.orders import Line, OrderState, PlacedOrder, PlaceOrder
+from shop.proof import Before, OrderJournal, look_before
+from shop.users import Charge, WalletHolds
+
+NOW_US = 1_750_000_000_000_000
+STOCK, CREDIT, PRICE = 1000, 1_000_000, 250
+SKUS = ("sku-1", "sku-2", "sku-3")
+
+
+class Databases:
+    """Orders, inventory, users and fulfilment as files. Every order here costs 250 a piece, of user 1, 2 or 3."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.journal: OrderJournal = Journal()
+        self._next = 1000
+        self._create("orders", "shop.orders.migrations", "dougong.tcc.migrations.log")
+        self._create("inventory", "shop.inventory.migrations", "dougong.tcc.migrations.fence")
+        self._create("users", "shop.users.migrations", "dougong.tcc.migrations.fence")
+        self._create("fulfilment", "shop.fulfilment.migrations")
+        self.run("orders", "INSERT INTO dougong_initiator (one, name) VALUES (1, 'orders')")
+        both = msgspec.json.encode([StockHolds.service, WalletHolds.service]).decode()
+        self.run("orders", "INSERT INTO dougong_branch_sets (ref, participants) VALUES (1, ?)", both)
+        for name, service in (("inventory", StockHolds.service), ("users", WalletHolds.service)):
+            self.run(name, "INSERT INTO dougong_fence_scopes VALUES (7, ?, 'orders', 0)", service)
+        for sku in SKUS:
+            self.run(
+                "inventory",
+                "INSERT INTO stock (sku, name, price_minor, currency, available, total) "
+                "VALUES (?1, ?1, ?2, 'EUR', ?3, ?3)",
+                sku,
+                PRICE,
+                STOCK,
+            )
+        for user_id in (1, 2, 3):
+            self.run(
+                "users",
+                "INSERT INTO wallets (user_id, currency, available, deposited) VALUES (?1, 'EUR', ?2, ?2)",
+                user_id,
+                CREDIT,
+            )
+        self.before: Before = look_before(data)
+
+    def run(self, name: str, sql: str, *parameters: object) -> int:
+        """One statement on one database, checks of the schema switched off: what must not be has to be writable."""
+        with closing(sqlite3.connect(self.data / f"{name}.db")) as database, database:
+            database.execute("PRAGMA ignore_check_constraints = on")
+            return database.execute(sql, parameters).rowcount
+
+    def order(
+        self,
+        lines: Sequence[tuple[str, int]] = (("sku-1", 1),),
+        *,
+        user_id: int = 1,
+        state: OrderState = OrderState.DELIVERED,
+        key: str = "",
+        journaled: str = "acknowledged",
+    ) -> int:
+        """An order as the shop leaves it, and as a generator saw it (`acknowledged`, `unknown` or not at all)."""
+        id_ = self._next = self._next + 2
+        wanted = [Line(sku=sku, quantity=quantity) for sku, quantity in lines]
+        pieces = sum(quantity for _, quantity in lines)
+        accepted = state is not OrderState.REFUSED
+        self.run(
+            "orders",
+            "INSERT INTO orders (id, user_id, state, total_minor, currency, lines, idempotency_key, created_us, "
+            "updated_us) VALUES (?1, ?2, ?3, ?4, 'EUR', ?5, ?6, ?7, ?7)",
+            id_,
+            user_id,
+            state.value,
+            pieces * PRICE,
+            msgspec.json.encode(wanted).decode(),
+            key or None,
+            NOW_US,
+        )
+        self.transaction(id_, user_id, lines, accepted=accepted)
+        if state is OrderState.CANCELLED:
+            self.transaction(id_ | 1, user_id, [(sku, -quantity) for sku, quantity in lines], accepted=True)
+        elif accepted:
+            self.book(user_id, lines)
+        request = PlaceOrder(user_id=str(user_id), lines=wanted, idempotency_key=key)
+        if journaled == "acknowledged":
+            reply = PlacedOrder(
+                order_id=str(id_), state=OrderState.CONFIRMED, total_minor=pieces * PRICE, currency="EUR"
+            )
+            self.journal.acknowledged.append((request, reply))
+        elif journaled == "unknown":
+            self.journal.unknown.append(request)
+        return id_
+
+    def transaction(self, id_: int, user_id: int, lines: Sequence[tuple[str, int]], *, accepted: bool) -> None:
+        """A finished transaction: its log row and both fence rows."""
+        state = TransactionState.CONFIRMED if accepted else TransactionState.CANCELLED
+        branch = BranchState.CONFIRMED if accepted else BranchState.REFUSED
+        self.run(
+            "orders",
+            "INSERT INTO dougong_transactions (id, branches, state, digest, created_us) VALUES (?, 1, ?, 0, ?)",
+            id_,
+            int(state),
+            NOW_US,
+        )
+        amount = sum(quantity for _, quantity in lines) * PRICE
+        payloads = {
+            "inventory": Reserve(lines=list(lines)),
+            "users": Charge(user_id=user_id, amount_minor=amount, currency="EUR"),
+        }
+        for name, payload in payloads.items():
+            self.run(
+                name,
+                "INSERT INTO dougong_fence (scope, transaction_id, state, payload) VALUES (7, ?, ?, ?)",
+                id_,
+                int(branch),
+                msgspec.msgpack.encode(payload),
+            )
+
+    def book(self, user_id: int, lines: Sequence[tuple[str, int]]) -> None:
+        """Available becomes sold and spent."""
+        for sku, quantity in lines:
+            self.run(
+                "inventory",
+                "UPDATE stock SET available = available - ?1, sold = sold + ?1 WHERE sku = ?2",
+                quantity,
+                sku,
+            )
+        amount = sum(quantity for _, quantity in lines) * PRICE
+        self.run(
+            "users",
+            "UPDATE wallets SET available = available - ?1, spent = spent + ?1 WHERE user_id = ?2",
+            amount,
+            user_id,
+        )
+
+    def _create(self, name: str, *packages: str) -> None:
+        with closing(sqlite3.connect(self.data / f"{name}.db")) as database:
+            database.execute("PRAGMA journal_mode = wal")
+            for package in packages:
+                for migration in migrations_from(package):
+                    database.executescript(migration.sql)
+
+
+@pytest.fixture
+def databases(tmp_path: Path) -> Databases:
+    """Some orders of every kind, all in order."""
+    made = Databases(tmp_path)
+    made.order([("sku-1", 2), ("sku-2", 1)], key="k-1")
+    made.order([("sku-1", 3)], user_id=2, state=OrderState.CONFIRMED)
+    made.order([("sku-3", 1)], user_id=3, state=OrderState.REFUSED, journaled="")
+    made.order([("sku-2", 5)], user_id=2, state=OrderState.CANCELLED)
+    made.order([("sku-3", 4)], user_id=3, journaled="unknown")
+    return made
