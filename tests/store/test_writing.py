@@ -224,7 +224,7 @@ async def test_a_unit_may_be_any_awaitable(store: Store) -> None:
             self.tx = tx
 
         def __await__(self) -> Generator[None, None, int]:
-            return self.tx.execute(INSERT, (1, None, 0)).__await__()  # type: ignore[attr-defined, no-any-return]
+            return self.tx.execute(INSERT, (1, None, 0)).__await__()
 
     assert await store.write(Write) == 1
 
@@ -239,7 +239,7 @@ async def test_a_unit_sees_its_callers_context(store: Store) -> None:
         variable.set(name)
         return await store.write(unit)
 
-    assert await asyncio.gather(caller("a"), caller("b")) == ["a", "b"]
+    assert list(await asyncio.gather(caller("a"), caller("b"))) == ["a", "b"]
 
 
 # What a unit may not do

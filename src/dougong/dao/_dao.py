@@ -163,7 +163,7 @@ class DAO(Generic[T, ID]):
         if version is None:
             return new  # MySQL counts changed rows only: the row was already like that
         raise Conflict(
-            f"{self._shape.name} {key!r} is no longer at version {old[self._version_at]}; read it again",
+            f"{self._shape.name} {key!r} is no longer at version {getattr(entity, version.name)}; read it again",
             code="stale_version",
             constraint=f"{self._shape.table.name}.{version.name}",
         )

@@ -53,12 +53,12 @@ class Statements:
         self._kept: dict[Hashable, str] = {}
         table, key = self._table, self._key
         everything = {column.name: parameter() for column in shape.columns}
-        others = {column.name: parameter() for column in shape.columns if column is not shape.key}
+        others: dict[str, Any] = {column.name: parameter() for column in shape.columns if column is not shape.key}
         self.insert = self._text(table.insert().values(everything))
         self.get = self._text(table.select().where(key == parameter()))
         self.delete = self._text(table.delete().where(key == parameter()))
         self.exists = self._text(sa.select(sa.literal_column("1")).select_from(table).where(key == parameter()))
-        update = table.update().values(others or {key: key}).where(key == parameter())
+        update = table.update().values(others or {key.name: key}).where(key == parameter())
         if shape.version is not None:
             update = update.where(table.c[shape.version.name] == parameter())
         self.update = self._text(update)

@@ -177,12 +177,18 @@ class GroupWriter:
         self._next()
 
     def _run_group(self) -> None:
+        items: list[Waiting] = []
+        try:
+            self._run_units(items)
+        except Exception as error:  # noqa: BLE001 (a savepoint or commit that SQLite refused; the writer must go on)
+            self._fail(items, error)
+
+    def _run_units(self, items: list[Waiting]) -> None:
         queue, tx, execute = self._queue, self._tx, self._connection.execute
         units_max = 1 if self._alone else UNITS_PER_GROUP_MAX
         self._alone = max(self._alone - 1, 0)
         savepoints = self._careful > 0 and units_max > 1 and len(queue) > 1
         self._careful -= savepoints
-        items: list[Waiting] = []
         outcomes: list[Outcome] = []
         wrote = False
         now = time.perf_counter()
@@ -204,6 +210,7 @@ class GroupWriter:
             except BaseException as error:  # noqa: BLE001 (a unit's failure is its caller's)
                 failure = error
             if tx.broken is not None:
+                self._stale = self._stale or tx.suspect
                 self._rolled_back_under(items, tx.broken)
                 return
             if failure is None:
@@ -216,8 +223,8 @@ class GroupWriter:
             elif tx.wrote:
                 if len(items) == 1:
                     # Nothing of anybody else's to lose: undo by ending the group here.
-                    execute("ROLLBACK")
                     tx.shut()
+                    self._roll_back()
                     _settle(future, failure, None)
                     self._next()
                 else:
@@ -229,6 +236,9 @@ class GroupWriter:
             if now - before > SLOW_UNIT_S:
                 warn_slow(self._name, unit, now - before)
         tx.shut()
+        if tx.suspect:
+            tx.suspect = False
+            self._stale = True
         _queued.set(len(queue), self._name)
         self._commit(items, outcomes, wrote)
 
@@ -242,8 +252,7 @@ class GroupWriter:
     def _again(self, items: list[Waiting]) -> None:
         """Put units back where they were and start over."""
         self._tx.shut()
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
+        self._roll_back()
         self._queue.extendleft(reversed(items))
         self._next()
 
@@ -281,12 +290,23 @@ class GroupWriter:
             self._alone = len(items)
             self._again(items)
             return
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
+        self._fail(items, error)
+
+    def _fail(self, items: list[Waiting], error: Exception) -> None:
+        """The whole group is lost: nothing of it is kept, everybody hears why."""
+        self._tx.shut()
+        self._roll_back()
         fault = self._note(error)
-        for future, _, _ in outcomes:
+        for future, _, _ in items:
             _settle(future, fault, None)
         self._next()
+
+    def _roll_back(self) -> None:
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            self._stale = True  # closing the connection undoes it, too
 
     def _next(self) -> None:
         if self._queue:

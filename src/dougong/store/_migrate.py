@@ -130,6 +130,14 @@ def apply(connection: sqlite3.Connection, owner: str, migrations: Sequence[Migra
             "INSERT INTO dougong_migrations VALUES (?, ?, ?, ?, ?)",
             (owner, migration.number, migration.name, checksum(migration), now_us),
         )
+    broken = connection.execute("PRAGMA foreign_key_check").fetchone() if todo else None
+    if broken is not None:
+        raise Conflict(
+            f"after the migrations of {owner!r} a row of {broken[0]!r} would refer to a row of {broken[2]!r} that is"
+            " not there; nothing was applied",
+            code="foreign_key_violated",
+            constraint=f"{broken[0]} -> {broken[2]}",
+        )
     return len(todo)
 
 

@@ -14,7 +14,7 @@ from types import CoroutineType
 from typing import TypeVar, cast
 
 from dougong.errors import Error, Internal
-from dougong.store._faults import translate
+from dougong.store._faults import needs_reopening, translate
 from dougong.store._protocol import Row, Unit, Value
 
 __all__ = ["SqliteTx", "drive"]
@@ -32,7 +32,7 @@ _REMEMBERED_MAX = 4096  # statements; more means that somebody builds SQL from v
 class SqliteTx:
     """`Tx` on one connection. Serves one unit after another; `open` and `shut` say when statements are allowed."""
 
-    __slots__ = ("_admitted", "_connection", "_cursor", "_known", "_path", "_reads_only", "broken", "wrote")
+    __slots__ = ("_admitted", "_connection", "_cursor", "_known", "_path", "_reads_only", "broken", "suspect", "wrote")
 
     def __init__(self, connection: sqlite3.Connection, path: Path, *, reads_only: bool = False) -> None:
         self._connection = connection
@@ -43,6 +43,8 @@ class SqliteTx:
         self._admitted: dict[str, bool] = {}  # `_known` while open, else empty: one lookup checks both
         self.wrote = False
         """Whether there is something to undo: set by statements, reset by whoever starts a unit."""
+        self.suspect = False
+        """Whether a fault was seen that the connection may never forget."""
         self.broken: Error | None = None
         """Why SQLite rolled the whole transaction back under a unit, if it did."""
 
@@ -138,6 +140,7 @@ class SqliteTx:
         if self._reads_only and getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY:
             return _reads_only(sql)
         translated = translate(error, self._path, sql)
+        self.suspect = self.suspect or needs_reopening(error)
         if not self._connection.in_transaction and not self._reads_only:
             self.broken = translated
             self.shut()

@@ -30,7 +30,7 @@ def parse_sqlite_url(url: str) -> SqliteOptions:
     """
     parts = urlsplit(url)
     path = unquote(parts.path)[1:]
-    if parts.scheme != "sqlite" or parts.netloc or parts.fragment:
+    if not url.startswith("sqlite:///") or parts.fragment:
         raise _bad(url, "write sqlite:///relative/path.db or sqlite:////absolute/path.db")
     if path in ("", ":memory:"):
         raise _bad(url, "an in-memory database cannot be durable or shared by reader and writer; name a file")

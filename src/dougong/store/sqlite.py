@@ -254,14 +254,14 @@ def _migrate_file(options: SqliteOptions, owner: str, migrations: Sequence[Migra
     try:
         connection = connect(options, create=False)
         try:
+            # Tables may be rebuilt under references to them, so these are checked once, when all steps are done.
+            connection.execute("PRAGMA foreign_keys = off")
             turnstile = Turnstile(options.path)
             try:
                 turnstile.begin_patiently(connection, options.lock_timeout_s)
             finally:
                 turnstile.close()
             try:
-                # Tables may be rebuilt: references are checked when all steps are done.
-                connection.execute("PRAGMA defer_foreign_keys = on")
                 applied = _migrate.apply(connection, owner, migrations, now_us)
                 connection.execute("COMMIT")
             finally:
