@@ -24,7 +24,7 @@ What it does not do: it reads once and watches nothing, and it does not read YAM
 """
 
 from dougong.config.layers import Layer, Source
-from dougong.config.load import Loaded, load
+from dougong.config.loading import Loaded, load
 from dougong.config.secret import Secret
 
 __all__ = ["Layer", "Loaded", "Secret", "Source", "load"]

@@ -21,8 +21,7 @@ from urllib.parse import unquote_plus
 import msgspec
 import msgspec.inspect
 
-from dougong.contract import Message, Method, codec
-from dougong.contract._declare import field_sources
+from dougong.contract import Message, Method, codec, field_sources
 from dougong.errors import Invalid
 from dougong.http.asgi import Headers
 

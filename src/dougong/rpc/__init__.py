@@ -37,12 +37,12 @@ from dougong.rpc._transport import (
 )
 from dougong.rpc.authorize import Authenticator, authorize, bind_subject, identify, trust_everyone
 from dougong.rpc.batcher import Batcher
-from dougong.rpc.client import client, close_client
 from dougong.rpc.grpc_aio import GrpcTransport
 from dougong.rpc.jwt import JwtAuthenticator, JwtIssuer
 from dougong.rpc.memory import MemoryTransport
 from dougong.rpc.pool import FixedAddresses, Resolver
 from dougong.rpc.server import Server
+from dougong.rpc.stub import client, close_client
 
 __all__ = [
     "Authenticator",

@@ -7,7 +7,7 @@ from types import TracebackType
 
 import msgspec
 
-from dougong.telemetry.traceparent import format_traceparent, parse_traceparent
+from dougong.telemetry.w3c import format_traceparent, parse_traceparent
 
 __all__ = ["CURRENT", "Position", "TraceContext", "continue_trace", "current_trace", "traceparent"]
 

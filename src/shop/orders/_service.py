@@ -35,6 +35,8 @@ from shop.users import Charge, WalletHolds
 
 __all__ = ["Orders"]
 
+_NOT_SETTLED = (TransactionState.TRYING, TransactionState.CONFIRMING, TransactionState.PARKED_CONFIRMING)
+
 _encode = msgspec.json.encode
 
 
@@ -211,7 +213,12 @@ class Orders(Service, package="shop.v1"):
 
     async def _settled(self, order_id: int) -> None:
         """Wait until the order's stock and money have been taken for good, so that there is something to give back."""
-        while await self._transactions.state(order_id) is TransactionState.CONFIRMING:
+        while (state := await self._transactions.state(order_id)) in _NOT_SETTLED:
+            if state is TransactionState.PARKED_CONFIRMING:
+                raise Unavailable(
+                    f"order {order_id} waits for an operator; it can be cancelled once its transaction has gone through",
+                    code="settling",
+                )
             if (remaining_s() or 0.0) <= 0.1:
                 raise Unavailable(f"order {order_id} is still settling; try again", code="settling", retry_after_s=1.0)
             await asyncio.sleep(0.02)
