@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from tests.http.desk import Desk, Nothing, ask, front
@@ -275,6 +275,7 @@ async def test_a_client_that_leaves_before_its_body_is_complete_gets_no_answer()
 
     scope = {"type": "http", "method": "POST", "path": "/v1/orders", "query_string": b"", "headers": pairs}
     await front()(scope, receive, send)  # type: ignore[arg-type]
+    assert 'route="/v1/orders",status="499"' in render_prometheus()
 
 
 async def test_duplicate_authorization_is_refused() -> None:
@@ -405,12 +406,31 @@ async def test_lifespan_is_answered() -> None:
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 
-async def test_a_few_lines_a_second_and_every_kind_of_error(capsys: pytest.CaptureFixture[str]) -> None:
-    app = front()
-    for _ in range(100):
+class Lines:
+    """A logger that remembers."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str, dict[str, object]]] = []
+
+    def __getattr__(self, level: str) -> Callable[..., None]:
+        return lambda event, **values: self.lines.append((level, event, values))
+
+
+async def test_a_few_lines_a_second_for_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    log, clock = Lines(), ManualClock()
+    monkeypatch.setattr("dougong.http.front._log", log)
+    app = front(clock=clock)
+    for _ in range(200):
         await ask(app, "GET", "/v1/things/1")
-    await ask(app, "GET", "/nowhere")
-    out, err = capsys.readouterr()
-    lines = [line for line in (out + err).splitlines() if "route=" in line]
-    assert len([line for line in lines if "status=200" in line]) <= 40  # two seconds' worth, if the clock just ticked
-    assert any("no_such_path" in line for line in lines)
+        await ask(app, "GET", "/nowhere")
+        await ask(app, "POST", "/v1/wait", {"how": "crash"})
+    kinds = [(level, event, values.get("status")) for level, event, values in log.lines]
+    assert kinds.count(("info", "request", 200)) == 20
+    assert kinds.count(("info", "request", 404)) == 50
+    assert kinds.count(("warning", "request", 500)) == 50
+    assert kinds.count(("error", "a request failed", None)) == 20
+    clock.advance(1.0)
+    await ask(app, "GET", "/v1/things/1")
+    assert log.lines[-1][2]["left_out"] == 180
+    refused = next(values for _, _, values in log.lines if values.get("status") == 404)
+    assert (refused["code"], refused["route"]) == ("no_such_path", "-")

@@ -41,6 +41,7 @@ _JSON = [(b"content-type", b"application/json")]
 _LINES_PER_S = 20
 _PROMPT_BYTES = 16 * 1024
 _PROMPT_S = 0.01
+_CLIENT_GONE = 499  # never sent: what nginx's logs call a client that left
 
 _log = get_logger("dougong.http")
 _duration = histogram(
@@ -104,10 +105,12 @@ class HttpFront:
         self._max_in_flight = max_in_flight
         self._in_flight = 0
         self._cors = cors
-        self._readiness = Readiness(checks or {}, clock if clock is not None else SystemClock())
+        self._clock = clock if clock is not None else SystemClock()
+        self._readiness = Readiness(checks or {}, self._clock)
         self._request_ids = RequestIds()
         self._successes = LineBudget(_LINES_PER_S)
         self._failures = LineBudget(_LINES_PER_S * 5)
+        self._faults = LineBudget(_LINES_PER_S)
         self._tree: PathTree[Route | Page] = PathTree()
         once = set(_ONCE)
         for service, target in routes:
@@ -166,10 +169,10 @@ class HttpFront:
                     if reply is not None:
                         await exchange.reply(reply)
                 except ClientGone:
-                    current.set("http.client_gone", value=True)
+                    pass  # counted below as what it is
                 except Exception as error:  # noqa: BLE001  (whatever a service raises is answered, and logged here)
                     await self._fail(exchange, error)
-                current.attributes["http.response.status_code"] = exchange.status
+                current.attributes["http.response.status_code"] = exchange.status or _CLIENT_GONE
                 self._note(exchange, began, time.perf_counter())
         finally:
             self._in_flight -= 1
@@ -269,7 +272,10 @@ class HttpFront:
 
     def _problem(self, exchange: Exchange, error: Exception) -> Reply:
         """Note what went wrong, in full where only we read it, and say it to the client."""
-        if not isinstance(error, Error) or isinstance(error, Internal):
+        unforeseen = not isinstance(error, Error) or isinstance(error, Internal)
+        if (
+            unforeseen and self._faults.take(self._clock.monotonic()) >= 0
+        ):  # a traceback per request would be a second fault
             _log.error("a request failed", route=exchange.template, request_id=exchange.request_id, exc_info=error)
         known = error if isinstance(error, Error) else Internal(f"{type(error).__name__}: {error}")
         exchange.error = known
@@ -279,12 +285,12 @@ class HttpFront:
 
     def _note(self, exchange: Exchange, began: float, ended: float) -> None:
         """Count the request, and give it a line if it went wrong or the log has room."""
-        status = exchange.status
+        status = exchange.status or _CLIENT_GONE
         verb = exchange.verb if exchange.verb in _VERBS else "other"
         _duration.observe(ended - began, verb, exchange.template, str(status))
         error = exchange.error
         budget = self._successes if error is None else self._failures
-        suppressed = budget.take(ended)
+        suppressed = budget.take(self._clock.monotonic())
         if suppressed < 0:
             return
         line = _log.warning if status >= 500 else _log.info
