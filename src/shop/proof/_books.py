@@ -92,9 +92,10 @@ async def audit(
 ) -> list[Discrepancy]:
     """Everything that must not be; empty when the books agree.
 
-    Waits up to `settle_s` for transactions under way, and `second_look_s` before a second look at what was found. `journal` are the outcomes a generator saw since `before`: what
-    it saw acknowledged must be there, once, as asked for; what is there and was not acknowledged must be among what it
-    never learnt the outcome of. Without a journal only the databases are compared with each other.
+    Waits up to `settle_s` for transactions under way, and `second_look_s` before a second look at what was found.
+    `journal` are the outcomes a generator saw since `before`: what it saw acknowledged must be there, once, as asked
+    for; what is there and was not acknowledged must be among what it never learnt the outcome of. Without a journal
+    only the databases are compared with each other.
     """
     give_up = time.monotonic() + settle_s
     while not await asyncio.to_thread(is_settled, data):

@@ -92,9 +92,12 @@ class OpenRush:
         before: Before | None,
     ) -> None:
         self.target: OrderTarget = Persistent(target) if options.retry else target
-        self.make = make
+        self._make = make
         self._data = options.data
         self._before = before
+
+    def make(self, count: int) -> Sequence[PlaceOrder]:
+        return self._make(count)
 
     def is_unknown(self, error: Error) -> bool:
         return leaves_order_open(error)
