@@ -33,6 +33,9 @@ class Resolver(Protocol):
     def instances(self) -> tuple[Instance, ...]:
         """Those that take calls now. Asked before every call, so it must be cheap: the same tuple until one changes."""
 
+    def probe_failed(self, address: str) -> None:
+        """A call to `address` found nobody there: for a resolver that was in doubt about it, the proof."""
+
 
 class FixedAddresses:
     """A resolver for addresses that are known beforehand."""
@@ -42,6 +45,9 @@ class FixedAddresses:
 
     def instances(self) -> tuple[Instance, ...]:
         return self._instances
+
+    def probe_failed(self, address: str) -> None:
+        """They were given, so they stay."""
 
 
 class Peer:
@@ -126,6 +132,7 @@ class Pool:
         peer.down_until = asyncio.get_running_loop().time() + min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2**peer.failures)
         peer.failures = min(peer.failures + 1, 16)
         self._ejected.add(peer)
+        self._resolver.probe_failed(peer.address)
 
     def answered(self, peer: Peer) -> None:
         if peer.failures:
