@@ -18,12 +18,16 @@ class Listed:
 
     def __init__(self, *addresses: str) -> None:
         self.put(*addresses)
+        self.found_missing: set[str] = set()
 
     def put(self, *addresses: str) -> None:
         self._instances = tuple(Instance(service="test.v1.Example", address=address) for address in addresses)
 
     def instances(self) -> tuple[Instance, ...]:
         return self._instances
+
+    def probe_failed(self, address: str) -> None:
+        self.found_missing.add(address)
 
 
 async def test_calls_are_spread_over_instances(lab: Lab) -> None:
@@ -189,6 +193,7 @@ async def test_a_crash_leaves_the_outcome_unknown_only_where_it_is(memory_lab: L
         assert lost == ["connection_lost"] * 20 + ["ok"] * 15, "two frames were under way, two had not been sent"
         assert all(isinstance(outcome, Answer) for outcome in await look)
         assert sorted(living.items) == sorted([f"p{i}" for i in range(20, 35)] + [f"l{i}" for i in range(35)])
+        assert listed.found_missing == {first.address}, "the resolver is told who was not there"
 
 
 async def test_closing_a_client_answers_everybody(lab: Lab) -> None:
