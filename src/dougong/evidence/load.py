@@ -24,7 +24,7 @@ Reply = TypeVar("Reply")
 Req_contra = TypeVar("Req_contra", contravariant=True)
 Rep_co = TypeVar("Rep_co", covariant=True)
 
-_TICK_S = 0.001
+_TICK_S = 0.002
 _LAG_MAX_S = 0.05
 """A generator that sends this much later than due on average is not measuring the system any more."""
 
