@@ -11,7 +11,7 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from dougong.errors import Invalid
-from dougong.evidence import Claim, Report, find_claims
+from dougong.evidence import Claim, Report, find_claims, write_claims
 from dougong.evidence import prove as run_proof
 
 __all__ = ["prove"]
@@ -24,6 +24,7 @@ async def prove(
     all_: Annotated[bool, Parameter(name="--all", negative="")] = False,
     seed: int = 1,
     out: Path = Path("var/evidence"),
+    readme: Path | None = None,
     json: bool = False,
 ) -> int:
     """Measure baseline and ours side by side and say whether the claim holds. Exit code 1 when one does not.
@@ -40,6 +41,8 @@ async def prove(
         Of everything random.
     out
         Directory for reports and raw data.
+    readme
+        Write the table of claims into this file, between its marks.
     json
         One JSON object a claim instead of a report.
     """
@@ -66,6 +69,8 @@ async def prove(
         else:
             Console().print(Markdown(report.to_markdown()))
             Console().print(f"kept in {report.kept}", style="dim", highlight=False)
+    if readme is not None:
+        write_claims(readme, reports)
     return int(any(report.holds is False for report in reports))
 
 

@@ -22,6 +22,7 @@ from dougong.evidence.experiment import Progress, prove
 from dougong.evidence.latency import Latencies, Quantiles
 from dougong.evidence.load import Journal, Load, LoadReport, Target, leaves_open, run_closed, run_open
 from dougong.evidence.machine import Machine, commit_of, describe_machine
+from dougong.evidence.readme import claims_table, write_claims
 from dougong.evidence.report import Judgement, Report
 from dougong.evidence.scenario import Discrepancy, OpenScenario, RushOptions, RushResult, Scenario, rush
 from dougong.evidence.schedule import Zipf, fixed, poisson
@@ -55,6 +56,7 @@ __all__ = [
     "Target",
     "Threshold",
     "Zipf",
+    "claims_table",
     "commit_of",
     "describe_machine",
     "find_claims",
@@ -69,4 +71,5 @@ __all__ = [
     "run_open",
     "rush",
     "summarize",
+    "write_claims",
 ]
