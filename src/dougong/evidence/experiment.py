@@ -18,6 +18,8 @@ from dougong.evidence.statistics import summarize
 
 __all__ = ["Progress", "prove"]
 
+_BUSY_PER_CORE = 0.5
+
 
 class Progress(msgspec.Struct, frozen=True):
     """How far a proof has come."""
@@ -64,6 +66,8 @@ async def prove(
     holds, judgements, why = judge(claim, figures, tuple(problems))
     if not_shown:
         holds, judgements, why = None, (), f"not shown here, because {not_shown}"
+    if machine.load > _BUSY_PER_CORE * machine.cores:
+        why += f"; this machine was busy in the minute before the run (load {machine.load})"
     report = Report(
         claim=claim.name,
         title=claim.title,

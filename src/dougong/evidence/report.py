@@ -72,10 +72,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         """A page one can hand to a colleague."""
         verdict = {True: "holds", False: "does not hold", None: "not shown here"}[self.holds]
         m = self.machine
+        pairs = "one pair" if self.pairs == 1 else f"{self.pairs} interleaved pairs"
         where = (
             f"{m.cpu}, {m.cores} cores, {m.memory_gib} GiB, {m.system}, {m.python}; 4 KiB durable in {m.sync_ms} ms; "
             f"load before the run {m.load}. {self.started}, {self.seconds:.0f} s, commit `{self.commit}`, "
-            f"seed {self.seed}, {self.pairs} interleaved pairs{' (quick)' if self.quick else ''}. "
+            f"seed {self.seed}, {pairs}{' (quick)' if self.quick else ''}. "
             "Every single value is in `raw.json` beside this page, with the versions."
         )
         parts = [
@@ -109,7 +110,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             return ""
         lines = ["| figure | median | interval | values |", "| --- | ---: | --- | --- |"]
         for name, s, mark in rows:
-            interval = f"{_number(s.low)} to {_number(s.high)} ({s.confidence:.0%})"
+            interval = f"{_number(s.low)} to {_number(s.high)} ({s.confidence:.0%})" if s.confidence else "one run"
             lines.append(f"| {name} | {_number(s.median)}{mark} | {interval} | {', '.join(map(_number, s.values))} |")
         if any(mark for *_, mark in rows):
             lines.append("\n`~`: not significantly different from 1 at 95 % with so many pairs.")

@@ -112,6 +112,8 @@ class RushResult(msgspec.Struct, frozen=True, kw_only=True):
     """None: not checked."""
     check_s: float = 0.0
     """How long settling and checking took."""
+    ended_us: int = 0
+    """When the last answer came, UTC microseconds."""
     histogram: str = ""
     """All latencies, in HdrHistogram's V2 format."""
 
@@ -134,6 +136,7 @@ async def rush(
     async with scenario.open(options) as opened:
         load: Load[Request, Reply] = Load(Journal(opened.is_unknown))
         await _Running(opened, options, load, progress).run()
+        ended_us = time.time_ns() // 1000
         progress(load.report())
         if options.journal:
             await asyncio.to_thread(load.journal.save, Path(options.journal))
@@ -146,6 +149,7 @@ async def rush(
             report=load.report(),
             unknown=len(load.journal.unknown),
             discrepancies=discrepancies,
+            ended_us=ended_us,
             histogram=load.latency.encode(),
             check_s=round(time.monotonic() - start, 3) if options.check else 0.0,
         )

@@ -33,18 +33,20 @@ from dougong.evidence import (
     generator,
 )
 from shop.orders import PlacedOrder, PlaceOrder
-from shop.proof._books import Before, OrderJournal, audit, is_at_rest, look_before
+from shop.proof._books import Before, OrderJournal, audit, is_at_rest, is_settled, look_before
 
 __all__ = ["orders"]
 
-_RATE = 1800.0
-"""The published service carried so many orders a second, at a P99 of 86 ms."""
+# The published service carried 1,800 orders a second at a P99 of 86 ms.
+_CALM: Mapping[str, object] = {"rate": 1800.0, "transport": "grpc"}
 _STREAM: Mapping[str, object] = {"schedule": "closed", "transport": "grpc", "batch": 1000, "connections": 4}
-_HTTP: Mapping[str, object] = {"schedule": "closed", "transport": "http", "connections": 32}
-_BASELINE: Mapping[str, object] = {"schedule": "closed", "transport": "http", "connections": 16}
+_HTTP: Mapping[str, object] = {"schedule": "closed", "transport": "http", "connections": 64}
+_BASELINE: Mapping[str, object] = {"schedule": "closed", "transport": "http", "connections": 64}
 _START_S = 20.0
 _REST_S = 60.0
 _IDLE_S = 1.0
+_WARM_UP_S = 0.3
+_LOOK_S = 0.02
 
 
 class _OrdersExperiment:
@@ -58,28 +60,28 @@ class _OrdersExperiment:
         self._idle = idle
         self._before: Before = look_before(data)
         self._journals: list[Path] = []
-        self._seconds = 1.5 if setting.quick else 4.0
+        self._seconds = 2.0 if setting.quick else 4.0
+
+    async def warm_up(self) -> None:
+        """One short load of each kind, not counted: caches are filled and connections open on both sides."""
+        for how in (_CALM, _HTTP, _STREAM):
+            await self._rush(0, how, seconds=_WARM_UP_S)
+        await self._rush(0, _BASELINE, seconds=_WARM_UP_S, baseline=True)
 
     async def baseline(self, pair: int) -> Figures:
-        result = await self._rush(pair, _BASELINE, data="", http_url=self._naive_url)
+        result = await self._rush(pair, _BASELINE, baseline=True)
         return {"orders_per_s": result.report.acknowledged_per_s, "p99_ms": result.report.latency.p99_ms}
 
     async def ours(self, pair: int) -> Figures:
-        started = time.monotonic()
-        stream = await self._rush(pair, _STREAM)
-        await self._rest()
-        settled_s = time.monotonic() - started
-        calm = await self._rush(pair, {"rate": _RATE, "transport": "grpc"})
-        await self._rest()
+        calm = await self._rush(pair, _CALM)
         http = await self._rush(pair, _HTTP)
-        await self._rest()
-        unkept = calm.report.offered - calm.report.acknowledged
+        stream, confirmed_s = await self._rush_until_confirmed(pair)
         return {
             "stream_orders_per_s": stream.report.acknowledged_per_s,
-            "stream_settled_per_s": round(stream.report.acknowledged / settled_s, 1),
+            "stream_confirmed_per_s": round(stream.report.acknowledged / confirmed_s, 1),
             "p50_ms_at_1800_per_s": calm.report.latency.p50_ms,
             "p99_ms_at_1800_per_s": calm.report.latency.p99_ms,
-            "not_acknowledged_at_1800_per_s": float(unkept),
+            "not_acknowledged_at_1800_per_s": float(calm.report.offered - calm.report.acknowledged),
             "http_orders_per_s": http.report.acknowledged_per_s,
             "http_p99_ms": http.report.latency.p99_ms,
             **self._idle,
@@ -92,40 +94,61 @@ class _OrdersExperiment:
         found = await audit(self._data, journal, before=self._before)
         return [f"books: {discrepancy.kind}: {discrepancy.what}" for discrepancy in found]
 
+    async def _rush_until_confirmed(self, pair: int) -> tuple[RushResult, float]:
+        """The load on the stream, and how long it took until its last order was confirmed by all participants."""
+        rushing = asyncio.create_task(self._rush(pair, _STREAM))
+        try:
+            await asyncio.sleep(self._seconds)
+            busy_us = 0
+            while True:
+                done = rushing.done()
+                if not await asyncio.to_thread(is_settled, self._data):
+                    busy_us = time.time_ns() // 1000
+                elif done:
+                    break
+                await asyncio.sleep(_LOOK_S)
+            result = await rushing
+        finally:
+            rushing.cancel()
+        return result, result.report.seconds + max(busy_us - result.ended_us, 0) / 1e6
+
     async def _rush(
-        self, pair: int, how: Mapping[str, object], *, data: str | None = None, http_url: str = ""
+        self,
+        pair: int,
+        how: Mapping[str, object],
+        *,
+        seconds: float = 0.0,
+        baseline: bool = False,
+        again: bool = False,
     ) -> RushResult:
-        """One load. One that the generator itself spoilt is repeated once, then the claim cannot be shown here."""
-        journal = self._data / f"journal-{len(self._journals)}"
-        if data is None:
-            self._journals.append(journal)
-        options = msgspec.convert(
-            {
-                "seconds": self._seconds,
-                "seed": self._setting.seed + pair,
-                "data": str(self._data) if data is None else data,
-                "http_url": http_url,
-                "journal": str(journal) if data is None else "",
-                **how,
-            },
-            RushOptions,
-        )
-        result = await self._load.rush("orders", options)
+        """One load, on a shop that has nothing left to do from the one before.
+
+        When the generator could not keep up it says nothing: it is repeated once, then the claim cannot be shown here.
+        """
+        await self._rest()
+        options = {"seed": self._setting.seed + pair, "seconds": seconds or self._seconds, **how}
+        if baseline:
+            options |= {"data": "", "http_url": self._naive_url}
+        else:
+            self._journals.append(self._data / f"journal-{len(self._journals)}")
+            options |= {"data": str(self._data), "journal": str(self._journals[-1])}
+        result = await self._load.rush("orders", msgspec.convert(options, RushOptions))
         with (self._setting.workdir / "runs.jsonl").open("a") as runs:
             runs.write(result.to_json() + "\n")
         if result.report.void:
-            raise NotShown(result.report.void)
+            if again:
+                raise NotShown(result.report.void)
+            return await self._rush(pair, how, seconds=seconds, baseline=baseline, again=True)
         if not result.report.acknowledged:
             raise NotShown(f"nothing was acknowledged; refused: {result.report.refused}")
         return result
 
     async def _rest(self) -> None:
-        """Wait until orders are confirmed and delivered, so that one load's aftermath does not burden the next."""
         give_up = time.monotonic() + _REST_S
         while not await asyncio.to_thread(is_at_rest, self._data):
             if time.monotonic() > give_up:
                 raise NotShown(f"the shop was still busy {_REST_S:.0f} s after a load")
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(_LOOK_S)
 
 
 @asynccontextmanager
@@ -142,7 +165,10 @@ async def _experiment(setting: Setting) -> AsyncGenerator[_OrdersExperiment]:
         setting.say("starting the shop")
         idle = await stack.enter_async_context(_shop(setting, data))
         load = await stack.enter_async_context(generator())
-        yield _OrdersExperiment(setting, data, naive_url, load, idle)
+        experiment = _OrdersExperiment(setting, data, naive_url, load, idle)
+        setting.say("warming up")
+        await experiment.warm_up()
+        yield experiment
 
 
 @asynccontextmanager
@@ -219,8 +245,8 @@ orders = Claim(
     ),
     result=(
         "{ours[stream_orders_per_s]:,.0f} durable orders/s on the stream against {baseline[orders_per_s]:,.0f}/s, "
-        "{ratio[orders_per_s]:.1f} times as many ({ours[stream_settled_per_s]:,.0f}/s when the time until all are "
-        "confirmed and delivered counts too); {ours[http_orders_per_s]:,.0f}/s one by one over HTTP, "
+        "{ratio[orders_per_s]:.1f} times as many ({ours[stream_confirmed_per_s]:,.0f}/s when the time until the last "
+        "one is confirmed counts too); {ours[http_orders_per_s]:,.0f}/s one by one over HTTP, "
         "{ratio[http_orders_per_s]:.1f} times as many; P99 {ours[p99_ms_at_1800_per_s]:.0f} ms at 1,800 orders/s; "
         "no process above {ours[idle_mb_max]:.0f} MB idle, ready {ours[ready_s]:.1f} s after an empty start."
     ),
@@ -229,8 +255,10 @@ orders = Claim(
         "orders_per_s": Ratio("stream_orders_per_s", "orders_per_s"),
         "http_orders_per_s": Ratio("http_orders_per_s", "orders_per_s"),
     },
+    pairs_quick=1,
     thresholds=(
         Threshold("ours.stream_orders_per_s", at_least=8000),
+        Threshold("ours.stream_confirmed_per_s", at_least=8000),
         Threshold("ours.http_orders_per_s", at_least=1500),
         Threshold("ours.p99_ms_at_1800_per_s", at_most=86),
         Threshold("ours.not_acknowledged_at_1800_per_s", at_most=0),
