@@ -9,17 +9,21 @@ through the registry), whatever a provider makes.
 
     app = App("inventory", services=[Inventory], migrations="shop.inventory.migrations")
 
-`dougong run shop.inventory:app` serves it; a `System` file lists the apps that `dougong up` starts together, each as its
-own process under a `Supervisor`. There is no global state: `run_apps` may host several apps in one process.
+`dougong run shop.inventory:app` serves it; a `System` file lists the apps that `dougong up` starts together, each as
+its own process under a `Supervisor`. There is no global state: `run_apps` may host several apps in one process.
+
+Not here: scheduling over several machines. There, Kubernetes runs `dougong run`, and the registry is etcd.
 """
 
 from dougong.app._app import App, load_app
+from dougong.app._lines import LogLine, printable, read_log_line
 from dougong.app._participants import Participants
+from dougong.app._ports import check_port, parse_address
 from dougong.app._run import run_apps
 from dougong.app._secrets import Secrets, ensure_secrets, read_secrets
 from dougong.app._settings import RunSettings, load_run_settings
 from dougong.app._status import AppStatus, GetStatus, Glance, Status, StatusRow, StatusTable
-from dougong.app._supervisor import Process, ProcessState, Supervisor, check_port
+from dougong.app._supervisor import Process, ProcessState, Supervisor
 from dougong.app._system import AppSpec, System, default_system, load_system
 
 __all__ = [
@@ -28,6 +32,7 @@ __all__ = [
     "AppStatus",
     "GetStatus",
     "Glance",
+    "LogLine",
     "Participants",
     "Process",
     "ProcessState",
@@ -44,6 +49,9 @@ __all__ = [
     "load_app",
     "load_run_settings",
     "load_system",
+    "parse_address",
+    "printable",
+    "read_log_line",
     "read_secrets",
     "run_apps",
 ]

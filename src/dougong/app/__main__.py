@@ -11,29 +11,43 @@ from contextlib import suppress
 import uvloop
 
 from dougong.app._app import load_app
+from dougong.app._restart import EXIT_HOPELESS
 from dougong.app._run import run_apps
 from dougong.app._settings import load_run_settings
-from dougong.errors import Error
+from dougong.errors import Error, Invalid, NotFound, Unavailable
+from dougong.telemetry import configure_logging, get_logger
+
+log = get_logger(__name__)
 
 
 def main(targets: list[str]) -> int:
-    """Run the named apps until SIGTERM or SIGINT; 0 when they stopped in order."""
-    _die_with_parent()
+    """Run the named apps until SIGTERM or SIGINT; 0 when they stopped in order, `EXIT_HOPELESS` when a setting or a
+    declaration is wrong, 1 when anything else ended them."""
     _return_large_blocks()
     try:
         settings = load_run_settings()
+        configure_logging("+".join(targets), json=settings.log_json, level=settings.log_level)
+        _die_with(settings.supervisor)
         apps = [load_app(target) for target in targets]
         uvloop.run(run_apps(apps, settings))
+    except (Invalid, NotFound) as error:
+        log.error(str(error))
+        return EXIT_HOPELESS
     except Error as error:
-        print(f"dougong: {error}", file=sys.stderr)  # noqa: T201 (the process's last word)
+        log.error(str(error))
+        return 1
+    except Exception:
+        log.exception("ended by a fault")
         return 1
     return 0
 
 
-def _die_with_parent() -> None:
-    """Under a supervisor: stop when it is gone, however it went (Linux; elsewhere only an orderly stop is passed on)."""
-    if sys.platform == "linux" and "DOUGONG_SYSTEM" in os.environ:
+def _die_with(supervisor: int) -> None:
+    """Stop when the supervisor is gone, however it went (Linux; elsewhere only an orderly stop is passed on)."""
+    if supervisor and sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 = PR_SET_PDEATHSIG
+        if os.getppid() != supervisor:  # it went before we asked
+            raise Unavailable(f"the supervisor, process {supervisor}, is gone", code="no_supervisor")
 
 
 def _return_large_blocks() -> None:

@@ -54,6 +54,7 @@ class App:
             )
         if participants and not migrations:
             raise TypeError(f"app {name!r} takes part in transactions, so it needs a database: pass migrations=")
+        _refuse_twice(name, [describe(s).name for s in services] + [p.service for p in participants])
         self.name = name
         self.services = tuple(services)
         self.participants = tuple(participants)
@@ -64,7 +65,7 @@ class App:
         self.prepare = tuple(prepare)
         self.glance = glance
         self.background = tuple(background)
-        for service in (*self.services, *self.front):
+        for service in self.front:
             describe(service)  # a declaration that cannot be served fails at import, not at the first call
 
     @property
@@ -74,6 +75,12 @@ class App:
 
     def __repr__(self) -> str:
         return f"App({self.name!r})"
+
+
+def _refuse_twice(app: str, names: Sequence[str]) -> None:
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice is not None:
+        raise TypeError(f"app {app!r} serves {twice} twice: name it once, or rename one")
 
 
 def load_app(target: str) -> App:

@@ -42,6 +42,10 @@ class Injector:
             raise TypeError(f"two providers for {kind.__qualname__}: keep one")
         self._providers[kind] = provider
 
+    def add_class(self, kind: type) -> None:
+        """Answer requests for `kind` by building it, once, when it is first asked for."""
+        self._providers[kind] = kind
+
     async def get(self, kind: type, where: str) -> object:
         """The object for a type. `where` says who asked, for the error message."""
         if kind in self._values:
@@ -83,7 +87,7 @@ class Injector:
         target = factory.__init__ if inspect.isclass(factory) else factory
         if target is object.__init__:
             return {}
-        hints = typing.get_type_hints(target)
+        hints = _hints(target, where)
         arguments: dict[str, object] = {}
         for name, parameter in inspect.signature(factory).parameters.items():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -98,7 +102,7 @@ class Injector:
 
 
 def _return_type(provider: Provider) -> type:
-    hint = typing.get_type_hints(provider).get("return")
+    hint = _hints(provider, f"provider {getattr(provider, '__qualname__', provider)}").get("return")
     if typing.get_origin(hint) in (AsyncIterator, AsyncGenerator) or (
         typing.get_origin(hint) is not None and typing.get_args(hint) and inspect.isasyncgenfunction(provider)
     ):
@@ -108,11 +112,26 @@ def _return_type(provider: Provider) -> type:
     return hint
 
 
+def _hints(target: Callable[..., object], where: str) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(target)
+    except NameError as error:
+        raise TypeError(
+            f"{where}: its annotation {error.name!r} is not there at run time; "
+            f"import it outside `if TYPE_CHECKING` and define it at module level"
+        ) from error
+
+
 @asynccontextmanager
 async def _once(generator: AsyncGenerator[object, Any]) -> AsyncIterator[object]:
-    value = await anext(generator)
+    name = getattr(generator, "__qualname__", repr(generator))
+    try:
+        value = await anext(generator)
+    except StopAsyncIteration:
+        raise TypeError(f"provider {name} ended without yielding anything") from None
     try:
         yield value
     finally:
         async for _ in generator:
-            raise RuntimeError("a provider yields exactly once")
+            await generator.aclose()
+            raise TypeError(f"provider {name} yields more than once")

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["RestartPolicy"]
+import os
+
+__all__ = ["EXIT_HOPELESS", "RestartPolicy"]
+
+EXIT_HOPELESS = os.EX_CONFIG
+"""Exit code of a process that was told something wrong: starting it again changes nothing."""
 
 
 class RestartPolicy:

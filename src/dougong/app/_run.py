@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
-import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 from dougong.app._app import App
+from dougong.app._ports import parse_address
 from dougong.app._running import Host, Running
 from dougong.app._secrets import ensure_secrets, read_secrets
 from dougong.app._settings import RunSettings
-from dougong.app._system import load_system
+from dougong.app._system import System, load_system
 from dougong.clock import SystemClock
 from dougong.errors import Invalid
 from dougong.registry import Discovery, open_registry
@@ -32,33 +32,76 @@ async def run_apps(apps: Sequence[App], settings: RunSettings, *, stop: asyncio.
 
     Raises what an app's background work raised, after stopping the rest in order.
     """
-    if not apps:
-        raise Invalid("no app to run; name one, e.g. shop.orders:app")
+    _check(apps, settings)
     if stop is None:
         stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        _stop_on_signals(stop)
     names = "+".join(app.name for app in apps)
     configure_logging(names, json=settings.log_json, level=settings.log_level)
     configure_tracing(names, ratio=settings.trace_ratio)
     process = ProcessMetrics()
     process.start()
-    async with _host(settings) as host, AsyncExitStack() as stack:
+    async with AsyncExitStack() as stack:
         stack.push_async_callback(process.stop)
-        work: list[Coroutine[object, object, None]] = []
-        for app in apps:
-            running = Running(host, app, await stack.enter_async_context(AsyncExitStack()))
-            await running.build()
-            await running.serve()
-            work += await running.background()
-        _settle_memory()
-        log.info("serving", apps=[app.name for app in apps], pid=os.getpid())
-        await _until(stop, work)
+        host = await stack.enter_async_context(_host(apps, settings))
+        serving: list[Running] = []
+        async with _given_up_on(stop):
+            for app in apps:
+                running = Running(host, app, await stack.enter_async_context(AsyncExitStack()))
+                await running.build()
+                await running.serve()
+                serving.append(running)
+            _settle_memory()
+        await _until(stop, serving)
         log.info("stopping")
 
 
+def _check(apps: Sequence[App], settings: RunSettings) -> None:
+    if not apps:
+        raise Invalid("no app to run; name one, e.g. shop.orders:app", code="no_app")
+    names = [app.name for app in apps]
+    if len(set(names)) < len(names):
+        raise Invalid(f"apps of one process have different names, these are {', '.join(names)}", code="same_app")
+    if settings.port and len(apps) > 1:
+        raise Invalid(f"port {settings.port} is one, the apps are {len(apps)}: leave it out", code="one_port")
+    if sum(bool(app.front) for app in apps) > 1 and parse_address(settings.http, "http")[1]:
+        raise Invalid(f"http {settings.http} is one address, but several apps have a front", code="one_port")
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+
+    def interrupted() -> None:
+        stop.set()
+        loop.remove_signal_handler(signal.SIGINT)  # the second Ctrl-C ends it at once
+
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGINT, interrupted)
+
+
+@asynccontextmanager
+async def _given_up_on(stop: asyncio.Event) -> AsyncIterator[None]:
+    """Leave the block, wherever it waits, once `stop` is set: nobody waits for a start that is not wanted any more."""
+    scope = asyncio.timeout(None)
+    try:
+        async with scope:
+            watcher = asyncio.create_task(_expire(scope, stop))
+            try:
+                yield
+            finally:
+                watcher.cancel()
+    except TimeoutError:
+        if not scope.expired():
+            raise
+
+
+async def _expire(scope: asyncio.Timeout, stop: asyncio.Event) -> None:
+    await stop.wait()
+    scope.reschedule(asyncio.get_running_loop().time())
+
+
 def _settle_memory() -> None:
-    """What start-up made stays: take it out of the collector's rounds, and give back what it only needed for a while."""
+    """What start-up made stays: take it out of the collector's rounds. What it needed for a while goes back."""
     gc.collect()
     gc.freeze()
     if sys.platform == "linux":
@@ -66,11 +109,16 @@ def _settle_memory() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
-async def _until(stop: asyncio.Event, work: Sequence[Coroutine[object, object, None]]) -> None:
+async def _until(stop: asyncio.Event, serving: Sequence[Running]) -> None:
     """Run background work until told to stop; raise what any of it raises."""
-    tasks = [asyncio.create_task(coroutine) for coroutine in work]
+    if stop.is_set():
+        return
     stopping = asyncio.create_task(stop.wait())
+    tasks: list[asyncio.Task[None]] = []
     try:
+        for running in serving:
+            async for coroutine in running.background():
+                tasks.append(asyncio.create_task(coroutine))  # noqa: PERF401 (each is owned before the next is made)
         waiting: set[asyncio.Task[object]] = {stopping, *tasks}
         while not stopping.done():
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -82,10 +130,24 @@ async def _until(stop: asyncio.Event, work: Sequence[Coroutine[object, object, N
         await asyncio.gather(stopping, *tasks, return_exceptions=True)
 
 
+def _system(apps: Sequence[App], path: str) -> System | None:
+    if not path:
+        return None
+    system = load_system(Path(path))
+    for app in apps:
+        if app.name not in system.apps:
+            raise Invalid(
+                f"system file {path} has no [apps.{app.name}], but one of its targets is the app {app.name!r}: "
+                f"call both the same",
+                code="invalid_system",
+            )
+    return system
+
+
 @asynccontextmanager
-async def _host(settings: RunSettings) -> AsyncIterator[Host]:
-    data = Path(settings.data).absolute()
-    system = load_system(Path(settings.system)) if settings.system else None
+async def _host(apps: Sequence[App], settings: RunSettings) -> AsyncIterator[Host]:
+    data = Path(settings.data).absolute()  # noqa: ASYNC240 (looks at the working directory, nothing else)
+    system = _system(apps, settings.system)
     ensure_secrets(data / "keys")
     registry = await open_registry(settings.registry or f"local://{data / 'registry.db'}")
     discovery = Discovery(registry)
@@ -97,6 +159,7 @@ async def _host(settings: RunSettings) -> AsyncIterator[Host]:
             discovery=discovery,
             secrets=read_secrets(data / "keys", system.name if system else "dougong"),
             clock=SystemClock(),
+            apps=len(apps),
         )
     finally:
         await discovery.close()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
 from dougong.app._app import App
 from dougong.app._inject import Injector
 from dougong.app._participants import Participants
+from dougong.app._ports import parse_address
 from dougong.app._secrets import Secrets
 from dougong.app._settings import APP_PREFIX, RunSettings
 from dougong.app._status import Status
@@ -25,8 +27,11 @@ from dougong.registry import Discovery, Instance, InstanceState, Registration, R
 from dougong.rpc import JwtIssuer, Server, client, close_client
 from dougong.store import Store, migrations_from, open_store
 from dougong.tcc import ParticipantService
+from dougong.telemetry import get_logger
 
 __all__ = ["Host", "Running"]
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,18 @@ class Host:
     discovery: Discovery
     secrets: Secrets
     clock: Clock
+    apps: int = 1
+    """How many there are in the process."""
 
     @property
     def data(self) -> Path:
         """Where databases and keys are."""
         return Path(self.settings.data).absolute()
+
+    def http_address(self, app: App) -> tuple[str, int]:
+        """Where an app listens: of several in a process, the one with a front has the address that was asked for."""
+        host, port = parse_address(self.settings.http, "http")
+        return host, port if app.front or self.apps == 1 else 0
 
 
 class Running:
@@ -72,14 +84,15 @@ class Running:
             injector.add(Store, store)
         for provider in app.provide:
             injector.add_provider(provider)
+        for kind in app.services:
+            injector.add_class(kind)  # so that they may ask for each other, in whatever order they are named
         for work in app.prepare:
             await (await injector.build(work))
         for participant in app.participants:
             assert store is not None  # App() demands a database of an app with participants
             await self._start(ParticipantService(await injector.build(participant), store))
         for kind in app.services:
-            self._own[kind] = await injector.build(kind)
-            injector.add(kind, self._own[kind])
+            self._own[kind] = cast(Service, await injector.get(kind, f"app {app.name}"))
             await self._start(self._own[kind])
         glance = await injector.build(app.glance) if app.glance is not None else None
         await self._start(Status(app.name, glance))
@@ -89,13 +102,15 @@ class Running:
         app, host = self._app, self._host
         settings, authenticator = host.settings, host.secrets.authenticator(host.clock)
         server = Server(self._served, authenticator=authenticator)
-        address = await server.start(f"{settings.host}:{settings.port}")
         self._stack.push_async_callback(server.stop)
+        address = await server.start(f"{settings.host}:{settings.port}")
         routes = [(kind, self._own.get(kind) or await self._client(kind)) for kind in app.front]
         front = HttpFront(routes, authenticator=authenticator, title=host.secrets.system, version="1")
-        http_host, _, http_port = settings.http.rpartition(":")
-        http = HttpServer(front, http_host, int(http_port))
-        listening = f"{http_host}:{await http.start()}"
+        http_host, http_port = host.http_address(app)
+        http = HttpServer(front, http_host, http_port)
+        self._stack.push_async_callback(http.stop, 0.0)
+        listening = f"{f'[{http_host}]' if ':' in http_host else http_host}:{await http.start()}"
+        log.info("serving", pid=os.getpid(), grpc=address, http=listening)  # first: then others may see it
         metadata = {"pid": str(os.getpid()), "http": listening, "instance": str(settings.instance)}
         identity = f"{app.name}-{settings.instance}-{os.getpid()}"
         instances = [
@@ -103,12 +118,13 @@ class Running:
             for name in (f"apps.{app.name}", *app.service_names)
         ]
         registration = Registration(host.registry, instances, ttl_s=settings.lease_s)
-        await registration.start()
         self._stack.push_async_callback(self._leave, registration, http, server)
+        await registration.start()
 
-    async def background(self) -> Sequence[Coroutine[object, object, None]]:
-        """The app's background work, ready to run."""
-        return [await self._injector.build(work) for work in self._app.background]
+    async def background(self) -> AsyncIterator[Coroutine[object, object, None]]:
+        """The app's background work, piece by piece, to be run at once."""
+        for work in self._app.background:
+            yield await self._injector.build(work)
 
     async def _leave(self, registration: Registration, http: HttpServer, server: Server) -> None:
         """Say so first, finish what was accepted, then go: nobody is sent to a closed door."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,41 +46,69 @@ class Secrets(msgspec.Struct, frozen=True):
 
 
 def ensure_secrets(directory: Path) -> None:
-    """Create what is missing. Several processes doing so at once end up with the same files."""
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _create(directory / "system.token", secrets.token_urlsafe(32))
-    if not (directory / "signing.pem").exists():
-        _create(directory / "signing.pem", JwtIssuer.new_private_key())
-    if not (directory / "verifying.json").exists():
-        key = (directory / "signing.pem").read_text()
-        issuer = JwtIssuer(key, _KEY_ID, issuer="any", audience="any")
-        _create(directory / "verifying.json", msgspec.json.encode(issuer.public_keys).decode())
+    """Create what is missing. Several processes doing so at once end up with the same files.
+
+    Raises `Unavailable` naming the directory when it cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _create(directory / "system.token", lambda: secrets.token_urlsafe(32))
+        _create(directory / "signing.pem", JwtIssuer.new_private_key)
+        _create(directory / "verifying.json", lambda: _public(directory / "signing.pem"))
+    except OSError as error:
+        raise Unavailable(f"keys cannot be kept in {directory}: {error.strerror}", code="secrets_unusable") from error
 
 
 def read_secrets(directory: Path, system: str) -> Secrets:
-    """Read the files. Raises `Unavailable` naming the one that is missing."""
+    """Read the files. Raises `Unavailable` naming the one that is missing, empty or not what it should be."""
     try:
         return Secrets(
             system=system,
-            system_token=(directory / "system.token").read_text(),
-            signing_key=(directory / "signing.pem").read_text(),
-            verifying_keys=msgspec.json.decode((directory / "verifying.json").read_bytes(), type=dict[str, str]),
+            system_token=_read(directory / "system.token"),
+            signing_key=_read(directory / "signing.pem"),
+            verifying_keys=msgspec.json.decode(_read(directory / "verifying.json"), type=dict[str, str]),
         )
     except FileNotFoundError as error:
         raise Unavailable(
             f"the system's key file {error.filename} is missing; 'dougong up' or 'dougong run' creates it",
             code="secrets_missing",
         ) from error
+    except OSError as error:
+        raise Unavailable(
+            f"the system's key file {error.filename} cannot be read: {error.strerror}", code="secrets_unusable"
+        ) from error
+    except msgspec.MsgspecError as error:
+        raise Unavailable(
+            f"the system's key file {directory / 'verifying.json'} is not JSON of key ids and public keys: {error}; "
+            f"remove it to have it made from signing.pem",
+            code="secrets_unusable",
+        ) from error
 
 
-def _create(path: Path, content: str) -> None:
+def _read(path: Path) -> str:
+    content = path.read_text()
+    if not content.strip():  # an empty token would let in whoever sends an empty one
+        raise Unavailable(f"the system's key file {path} is empty; remove it to have it made", code="secrets_unusable")
+    return content
+
+
+def _public(signing: Path) -> str:
+    issuer = JwtIssuer(_read(signing), _KEY_ID, issuer="any", audience="any")
+    return msgspec.json.encode(issuer.public_keys).decode()
+
+
+def _create(path: Path, make: Callable[[], str]) -> None:
     """Write a new file whole or not at all; an existing one is left as it is."""
+    if path.exists():
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    with suppress(FileExistsError):
-        os.link(temporary, path)  # atomic, fails when another process was first
-    temporary.unlink()
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(make())
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(temporary, path)  # atomic, fails when another process was first
+    finally:
+        temporary.unlink()

@@ -36,6 +36,8 @@ class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_level: str = "info"
     trace_ratio: float = 1.0
     """Share of traces whose spans are recorded; errors always are."""
+    supervisor: int = 0
+    """Process that this one must not outlive; 0 for none."""
     system: str = ""
     """System file whose `[apps.NAME.settings]` apply; empty for none."""
 

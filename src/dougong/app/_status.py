@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from dougong.contract import Message, Service, rpc
 
-__all__ = ["AppStatus", "GetStatus", "Glance", "StatusRow", "StatusTable", "Status"]
+__all__ = ["AppStatus", "GetStatus", "Glance", "Status", "StatusRow", "StatusTable"]
 
 Glance = Callable[[], Awaitable[Sequence["StatusTable"]]]
 

@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import signal
-import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 
 import msgspec
+import psutil
 
-from dougong.app._restart import RestartPolicy
+from dougong.app._child import Child
+from dougong.app._claim import claim_directory
+from dougong.app._lines import read_log_line
+from dougong.app._ports import check_port, parse_address
+from dougong.app._restart import EXIT_HOPELESS, RestartPolicy
 from dougong.app._secrets import ensure_secrets
 from dougong.app._system import AppSpec, System
-from dougong.errors import Conflict, Unavailable
-from dougong.registry import Instance, InstanceState, KeyValue, Registry, open_registry
+from dougong.errors import Conflict, Error, NotFound, Unavailable
+from dougong.registry import Instance, InstanceState, Registry, open_registry
+from dougong.telemetry import get_logger
 
 __all__ = ["Process", "ProcessState", "Supervisor"]
 
-_LOG_LINE_BYTES_MAX = 256 * 1024
 _LOOK_S = 0.05
+_STARTS_MAX = 3
+"""A process that ends so often before everything serves will not do better the next time."""
+_LAST_LINES = 20
+_KILL_AFTER_DRAIN_S = 2.0
+
+log = get_logger(__name__)
 
 
 class ProcessState(StrEnum):
+    """Where a process stands."""
+
     STARTING = "starting"
     SERVING = "serving"
     WAITING = "waiting"
@@ -51,7 +63,8 @@ class Process:
         self.address = ""
         self.http = ""
         self.started_us = 0
-        self.child: asyncio.subprocess.Process | None = None
+        self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
+        self.child: Child | None = None
 
     @property
     def name(self) -> str:
@@ -62,8 +75,9 @@ class Process:
 class Supervisor:
     """Starts, watches, restarts and stops the processes of a system.
 
-    `ports` are others that must be free: (address, who wants it, where to change it). `on_line(process name, line)` gets every line the processes print; `on_change(process)` every change of state. One
-    supervisor per data directory: a second one raises `Conflict`.
+    `ports` are others that must be free: (address, who wants it, where to change it). `on_line(process name, line)`
+    gets every line the processes print, as it is (`read_log_line` makes it readable), and the supervisor's own about
+    them; `on_change(process)` every change of state. One supervisor per data directory: a second one raises `Conflict`.
     """
 
     def __init__(
@@ -73,7 +87,7 @@ class Supervisor:
         data: Path,
         *,
         on_line: Callable[[str, str], None],
-        on_change: Callable[[Process], None] = lambda process: None,
+        on_change: Callable[[Process], None] = lambda _: None,
         ports: Sequence[tuple[str, str, str]] = (),
         environment: dict[str, str] | None = None,
         drain_s: float = 10.0,
@@ -96,19 +110,20 @@ class Supervisor:
     async def start(self, *, ready_s: float = 60.0) -> None:
         """Start everything and return when all of it serves.
 
-        Raises `Conflict` when this data directory is in use or a port is taken, `Unavailable` when something does not
-        get ready in `ready_s` seconds; nothing is left running then.
+        Raises `Conflict` when this data directory is in use or a port is taken, `Unavailable` (`does_not_start`) with
+        its last lines when something does not get ready in `ready_s` seconds or ends again and again; nothing is left
+        running then.
         """
-        self.data.mkdir(parents=True, exist_ok=True)
-        self._take_lock()
+        self._lock = claim_directory(self.data)
         try:
             self._check_ports()
             ensure_secrets(self.data / "keys")
-            self.registry = await open_registry(f"local://{self.data / 'registry.db'}")
+            self.registry = await open_registry(self._registry_url)
         except BaseException:
             self._release_lock()
             raise
         try:
+            await self._forget_the_dead()
             self._looker = asyncio.create_task(self._look(), name="supervisor-look")
             for process in self.processes:
                 self._keepers.append(asyncio.create_task(self._keep(process), name=f"supervise-{process.name}"))
@@ -129,108 +144,130 @@ class Supervisor:
             self._looker.cancel()
             await asyncio.gather(self._looker, return_exceptions=True)
             self._looker = None
+        if self._lock >= 0:
             await self.registry.close()
         self._release_lock()
 
     def kill(self) -> None:
-        """End everything now, unfinished work and all."""
+        """End everything now, unfinished work and all. `stop` still cleans up after it."""
         for process in self.processes:
-            _signal(process, signal.SIGKILL)
+            if process.child is not None:
+                process.child.signal(signal.SIGKILL)
 
     def find(self, name: str) -> Process:
-        """The process called `name`."""
-        return next(p for p in self.processes if p.name == name)
+        """The process called `name`. Raises `NotFound`."""
+        for process in self.processes:
+            if process.name == name:
+                return process
+        raise NotFound(f"no process {name!r}; there are {', '.join(p.name for p in self.processes)}")
+
+    @property
+    def _registry_url(self) -> str:
+        return f"local://{self.data / 'registry.db'}"
 
     async def _keep(self, process: Process) -> None:
         """Run one process for ever."""
         policy = RestartPolicy()
         while True:
             policy.started(time.monotonic())
-            child = await self._spawn(process)
-            code = await self._read(process, child)
-            process.last_exit, process.pid, process.child = code, 0, None
+            self._set(process, ProcessState.STARTING)
+            try:
+                child = await Child.start(
+                    (sys.executable, "-m", "dougong.app", process.spec.target),
+                    self._environment_of(process),
+                    lambda line: self._line(process, line),
+                    nice=process.spec.nice,
+                )
+            except OSError as error:
+                process.last_exit = None
+                ended = f"could not be started: {error}"
+            else:
+                process.child, process.pid, process.started_us = child, child.pid, time.time_ns() // 1000
+                process.last_exit = await child.wait()
+                ended = f"ended with {_describe(process.last_exit)}"
+                await self._forget(child.pid)
+            process.pid, process.child, process.address, process.http = 0, None, "", ""
             process.restarts += 1
-            await self._forget(process)
             delay_s = policy.ended(time.monotonic())
-            self._on_line(process.name, f"ended with {_describe(code)}; starts again in {delay_s:.1f} s")
             self._set(process, ProcessState.WAITING)
+            self._line(process, f"{ended}; starts again {f'in {delay_s:.1f} s' if delay_s else 'at once'}")
             await asyncio.sleep(delay_s)
 
-    async def _spawn(self, process: Process) -> asyncio.subprocess.Process:
-        self._set(process, ProcessState.STARTING)
+    def _environment_of(self, process: Process) -> dict[str, str]:
         environment = {
             **os.environ,
+            "DOUGONG_LOG_JSON": "true",  # whoever gets the lines knows what is what in them
             **self._environment,
             "DOUGONG_DATA": str(self.data),
+            "DOUGONG_REGISTRY": self._registry_url,
             "DOUGONG_INSTANCE": str(process.instance),
             "DOUGONG_SYSTEM": str(self._system_path),
+            "DOUGONG_SUPERVISOR": str(os.getpid()),
             "DOUGONG_DRAIN_S": str(self._drain_s),
             "PYTHONUNBUFFERED": "1",
         }
+        # One address for all of them is never what is meant.
+        for name in ("DOUGONG_PORT", "DOUGONG_HTTP"):
+            environment.pop(name, None)
         if process.spec.http:
             environment["DOUGONG_HTTP"] = _address(process)
-        child = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "dougong.app",
-            process.spec.target,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=environment,
-            limit=_LOG_LINE_BYTES_MAX,
-            start_new_session=True,  # Ctrl-C is for the supervisor, which stops them in order
-        )
-        process.child, process.pid, process.started_us = child, child.pid, time.time_ns() // 1000
-        if process.spec.nice:
-            with suppress(ProcessLookupError):
-                os.setpriority(os.PRIO_PROCESS, child.pid, process.spec.nice)
-        return child
-
-    async def _read(self, process: Process, child: asyncio.subprocess.Process) -> int:
-        assert child.stdout is not None  # asked for above
-        while True:
-            try:
-                line = await child.stdout.readline()
-            except ValueError:  # longer than the limit; asyncio dropped it
-                self._on_line(process.name, f"(a line over {_LOG_LINE_BYTES_MAX} bytes was dropped)")
-                continue
-            if not line:
-                return await child.wait()
-            self._on_line(process.name, line.decode(errors="replace").rstrip())
+        return environment
 
     async def _stop_process(self, process: Process) -> None:
         child = process.child
-        if child is not None and child.returncode is None:
+        if child is not None:
             self._set(process, ProcessState.STOPPING)
-            _signal(process, signal.SIGTERM)
+            child.signal(signal.SIGTERM)
+            patience_s = self._drain_s + _KILL_AFTER_DRAIN_S
             try:
-                async with asyncio.timeout(self._drain_s + 2.0):
-                    await self._read(process, child)
+                async with asyncio.timeout(patience_s):
+                    process.last_exit = await child.wait()
             except TimeoutError:
-                self._on_line(process.name, f"did not stop within {self._drain_s + 2.0:.0f} s; killed")
-                _signal(process, signal.SIGKILL)
-                await child.wait()
-            process.last_exit = child.returncode
-        process.child, process.pid = None, 0
+                self._line(process, f"did not stop within {patience_s:.0f} s; killed")
+                child.signal(signal.SIGKILL)
+                process.last_exit = await child.wait()
+            if process.last_exit:
+                await self._forget(child.pid)
+        process.child, process.pid, process.address, process.http = None, 0, "", ""
         self._set(process, ProcessState.STOPPED)
 
-    async def _forget(self, process: Process) -> None:
-        """Take a dead process out of the registry at once, rather than when its lease runs out."""
-        for item in (await self.registry.list(f"/services/apps.{process.app}/")).items:
-            if item.lease and _instance_of(item).metadata.get("instance") == str(process.instance):
-                await self.registry.revoke(item.lease)
+    async def _forget(self, *pids: int) -> None:
+        """Take dead processes out of the registry at once, rather than when their lease runs out."""
+        gone = set(map(str, pids))
+        try:
+            leases = {i.lease for i in await self._registered() if i.instance.metadata.get("pid") in gone}
+            for lease in leases:
+                await self.registry.revoke(lease)
+        except Error as error:
+            log.warning("a dead process stays in the registry until its lease ends", pids=pids, error=str(error))
+
+    async def _forget_the_dead(self) -> None:
+        """Whatever the last supervisor could not clean up, because it was killed itself."""
+        pids = {i.instance.metadata.get("pid", "") for i in await self._registered()}
+        await self._forget(*(int(pid) for pid in pids if pid.isdecimal() and not psutil.pid_exists(int(pid))))
+
+    async def _registered(self) -> list[_Registered]:
+        found: list[_Registered] = []
+        for item in (await self.registry.list("/services/")).items:
+            with suppress(msgspec.MsgspecError):  # somebody else's words under our prefix
+                found.append(_Registered(item.lease, msgspec.json.decode(item.value, type=Instance)))
+        return [registered for registered in found if registered.lease]
 
     async def _look(self) -> None:
         """Keep the picture of who serves up to date from the registry."""
         while True:
-            serving: dict[tuple[str, str], Instance] = {}
-            for item in (await self.registry.list("/services/apps.")).items:
-                instance = _instance_of(item)
-                if instance.state is InstanceState.SERVING:
-                    serving[instance.app, instance.metadata.get("pid", "")] = instance
+            try:
+                registered = await self._registered()
+            except Error as error:  # it is locked, its disk is full: that passes, and we are still here then
+                log.warning("the registry cannot be read", error=str(error))
+                registered = []
+            serving = {
+                i.instance.metadata.get("pid"): i.instance
+                for i in registered
+                if i.instance.service.startswith("apps.") and i.instance.state is InstanceState.SERVING
+            }
             for process in self.processes:
-                found = serving.get((process.app, str(process.pid)))
+                found = serving.get(str(process.pid))
                 if found is not None and process.state is ProcessState.STARTING:
                     process.address, process.http = found.address, found.metadata.get("http", "")
                     self._set(process, ProcessState.SERVING)
@@ -241,20 +278,23 @@ class Supervisor:
             async with asyncio.timeout(ready_s):
                 while not all(p.state is ProcessState.SERVING for p in self.processes):
                     self._changed.clear()
-                    broken = next((keeper for keeper in self._keepers if keeper.done()), None)
-                    if broken is not None:
-                        broken.result()
-                    hopeless = next((p for p in self.processes if p.restarts >= 5), None)
-                    if hopeless is not None:
-                        raise Unavailable(
-                            f"{hopeless.name} ended {hopeless.restarts} times while starting, last with "
-                            f"{_describe(hopeless.last_exit)}; its last lines above say why",
-                            code="does_not_start",
-                        )
+                    for task in (*self._keepers, self._looker):
+                        if task is not None and task.done():
+                            task.result()  # a fault of ours
+                    for process in self.processes:
+                        if process.restarts >= _STARTS_MAX or process.last_exit == EXIT_HOPELESS:
+                            raise _does_not_start(process)
                     await self._changed.wait()
         except TimeoutError:
-            late = ", ".join(p.name for p in self.processes if p.state is not ProcessState.SERVING)
-            raise Unavailable(f"not ready after {ready_s:.0f} s: {late}", code="does_not_start") from None
+            late = [p for p in self.processes if p.state is not ProcessState.SERVING]
+            names = ", ".join(p.name for p in late)
+            raise Unavailable(
+                f"not ready after {ready_s:.0f} s: {names}" + _last_lines(late[0]), code="does_not_start", apps=names
+            ) from None
+
+    def _line(self, process: Process, line: str) -> None:
+        process.last_lines.append(line)
+        self._on_line(process.name, line)
 
     def _set(self, process: Process, state: ProcessState) -> None:
         if process.state is not state:
@@ -262,67 +302,54 @@ class Supervisor:
             self._changed.set()
             self._on_change(process)
 
-    def _take_lock(self) -> None:
-        path = self.data / "up.lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 32).decode() or "unknown"
-            os.close(descriptor)
-            raise Conflict(
-                f"a system is already up on {self.data} (process {holder}); stop it with Ctrl-C there, "
-                f"or choose another directory with --data",
-                code="already_up",
-            ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        self._lock = descriptor
-
     def _release_lock(self) -> None:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
     def _check_ports(self) -> None:
-        for address, who, setting in self._ports:
+        wanted: dict[str, str] = {}
+        fronts = [(p, f"http of [apps.{p.app}] in {self._system_path}") for p in self.processes if p.spec.http]
+        asked = [*self._ports, *((_address(process), process.name, setting) for process, setting in fronts)]
+        for address, who, setting in asked:
+            other = wanted.setdefault(address, who)
+            if other is not who and not address.endswith(":0"):
+                raise Conflict(f"{other} and {who} both want {address}; set another ({setting})", code="port_taken")
             check_port(address, who, setting)
-        for process in self.processes:
-            if process.spec.http:
-                check_port(_address(process), process.name, f"http of [apps.{process.app}] in {self._system_path}")
 
 
-def check_port(address: str, who: str, setting: str) -> None:
-    """Raise `Conflict` when `who` could not listen on `address`; `setting` says where to change it."""
-    host, _, port = address.rpartition(":")
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host.strip("[]"), int(port)))
-        except OSError as error:
-            raise Conflict(
-                f"{who} wants {address}: {error.strerror}; stop who has it, or set another port ({setting})",
-                code="port_taken",
-                address=address,
-            ) from error
+class _Registered(msgspec.Struct, frozen=True):
+    lease: int
+    instance: Instance
 
 
 def _address(process: Process) -> str:
-    host, _, port = process.spec.http.rpartition(":")
-    return f"{host}:{int(port) + process.instance if int(port) else 0}"
+    host, port = parse_address(process.spec.http, f"http of [apps.{process.app}]")
+    return f"{f'[{host}]' if ':' in host else host}:{port + process.instance if port else 0}"
 
 
-def _instance_of(item: KeyValue) -> Instance:
-    return msgspec.json.decode(item.value, type=Instance)
+def _does_not_start(process: Process) -> Unavailable:
+    times = "once" if process.restarts == 1 else f"{process.restarts} times"
+    how = f"last with {_describe(process.last_exit)}" if process.last_exit is not None else "without ever running"
+    return Unavailable(
+        f"{process.name} ended {times} while starting, {how}" + _last_lines(process),
+        code="does_not_start",
+        apps=process.name,
+    )
 
 
-def _signal(process: Process, number: signal.Signals) -> None:
-    if process.child is not None and process.child.returncode is None:
-        with suppress(ProcessLookupError):
-            process.child.send_signal(number)
+def _last_lines(process: Process) -> str:
+    if not process.last_lines:
+        return f"; {process.name} printed nothing"
+    return f"; the last that {process.name} said:" + "".join(
+        f"\n  {read_log_line(line)}" for line in process.last_lines
+    )
 
 
 def _describe(code: int | None) -> str:
     if code is not None and code < 0:
-        return f"signal {signal.Signals(-code).name}"
+        try:
+            return f"signal {signal.Signals(-code).name}"
+        except ValueError:  # a real-time signal
+            return f"signal {-code}"
     return f"exit code {code}"

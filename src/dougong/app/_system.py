@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.resources
+import re
 import tomllib
 from pathlib import Path
 
 import msgspec
 
+from dougong.app._ports import parse_address
 from dougong.errors import Invalid, NotFound
 
 __all__ = ["AppSpec", "System", "default_system", "load_system"]
+
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 
 class AppSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,27 +36,49 @@ class System(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The apps, in the order in which they start; they stop in reverse."""
 
     name: str
+    """Letters, digits, `-` and `_`: it names the data directory and who issues tokens."""
     apps: dict[str, AppSpec]
 
 
 def load_system(path: Path) -> System:
     """Read a system file. Raises `NotFound` or `Invalid` naming the file and what is wrong in it."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise NotFound(f"system file {path}: {error.strerror}", code="system_not_found") from error
+    except UnicodeDecodeError as error:
+        raise _invalid(path, f"not UTF-8 text: {error}") from error
     try:
         system = msgspec.convert(tomllib.loads(text), System)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise Invalid(f"system file {path}: {error}", code="invalid_system") from error
-    for name, app in system.apps.items():
-        if not 1 <= app.instances <= 64:
-            raise Invalid(f"system file {path}: apps.{name}.instances must be 1 to 64, not {app.instances}")
-        if not 0 <= app.nice <= 19:
-            raise Invalid(f"system file {path}: apps.{name}.nice must be 0 to 19, not {app.nice}")
+        raise _invalid(path, str(error)) from error
+    if not _NAME.fullmatch(system.name):
+        raise _invalid(path, f"name {system.name!r} must be letters, digits, - and _, starting with a letter")
     if not system.apps:
-        raise Invalid(f'system file {path}: no apps in it; add [apps.NAME] with target = "module:app"')
+        raise _invalid(path, 'no apps in it; add [apps.NAME] with target = "module:app"')
+    for name, app in system.apps.items():
+        _check(path, name, app)
     return system
+
+
+def _check(path: Path, name: str, app: AppSpec) -> None:
+    where = f"apps.{name}"
+    if not name.isidentifier():
+        raise _invalid(path, f"{where}: an app's name must be an identifier")
+    if not app.target.partition(":")[2]:
+        raise _invalid(path, f"{where}.target {app.target!r} is not of the form module:attribute")
+    if not 1 <= app.instances <= 64:
+        raise _invalid(path, f"{where}.instances must be 1 to 64, not {app.instances}")
+    if not 0 <= app.nice <= 19:
+        raise _invalid(path, f"{where}.nice must be 0 to 19, not {app.nice}")
+    if app.http:
+        _, port = parse_address(app.http, f"system file {path}: {where}.http")
+        if port + app.instances - 1 > 65535:
+            raise _invalid(path, f"{where}.http: {app.instances} instances from port {port} up go past 65535")
+
+
+def _invalid(path: Path, what: str) -> Invalid:
+    return Invalid(f"system file {path}: {what}", code="invalid_system")
 
 
 def default_system() -> Path:
