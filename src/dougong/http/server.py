@@ -89,7 +89,7 @@ class HttpServer:
         self._listener = listener
         self._ticker = asyncio.create_task(_tick(server), name="http-date")
         port = cast(int, listener.getsockname()[1])
-        _log.info("http listening", host=self._host, port=port)
+        _log.debug("http listening", host=self._host, port=port)
         return port
 
     async def stop(self, grace_s: float = 10.0) -> None:
@@ -119,7 +119,7 @@ class HttpServer:
             await asyncio.sleep(0)  # what the cut-off requests answered goes out
             for connection in tuple(state.connections):
                 connection.transport.close()
-        _log.info("http stopped", host=self._host, port=self._port)
+        _log.debug("http stopped", host=self._host, port=self._port)
 
     def _bind(self) -> socket.socket:
         if not 0 <= self._port <= 65535:  # getaddrinfo would quietly take the low 16 bits
