@@ -216,3 +216,21 @@ async def test_internal_methods_are_not_on_the_web(running_shop: Shop) -> None:
     assert isinstance(paths, dict)
     assert "/v1/orders" in paths
     assert not any("follow" in path or "advance" in path for path in paths)
+
+
+async def test_cancelling_twice_at_once_gives_back_once(running_shop: Shop) -> None:
+    shop = running_shop
+    token = await shop.customer("leslie")
+    _, placed = await shop.call("POST", "/v1/orders", {"lines": LINES}, token=token)
+    path = f"/v1/orders/{placed['order_id']}/cancel"
+    answers = await asyncio.gather(*(shop.call("POST", path, {}, token=token) for _ in range(4)))
+    states = {str(answer.get("state") or answer.get("code")) for _, answer in answers}
+    assert "cancelled" in states, answers
+    assert states <= {"cancelled", "order_not_cancellable"}, answers
+    async with asyncio.timeout(10):
+        while True:
+            _, wallet = await shop.call("GET", "/v1/wallet", token=token)
+            if wallet["spent"] == wallet["frozen"] == 0:
+                break
+            await asyncio.sleep(0.05)
+    assert wallet["available"] == wallet["deposited"]

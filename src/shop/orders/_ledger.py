@@ -7,6 +7,7 @@ a recovery after a crash find exactly one winner. A change that others follow wr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import msgspec
 
@@ -24,14 +25,16 @@ __all__ = [
     "insert",
     "latest",
     "list_before",
-    "reversal_of",
+    "place_id",
+    "reversal_id",
     "settle",
     "start_cancelling",
     "states",
     "to_order",
 ]
 
-_SELECT = "SELECT id, user_id, state, total_minor, currency, lines, created_us, updated_us, refusal_code, refusal FROM orders "
+_COLUMNS = "id, user_id, state, total_minor, currency, lines, created_us, updated_us, refusal_code, refusal"
+_SELECT = "SELECT " + _COLUMNS + " FROM orders "  # noqa: S608 (a constant)
 
 # What fulfilment may report, and the states it may find; anything else is late or repeated and changes nothing.
 _BEFORE = {
@@ -55,9 +58,14 @@ class NewOrder(msgspec.Struct, frozen=True, gc=False):
     key: str | None
 
 
-def reversal_of(order_id: int) -> int:
-    """The transaction that gives an order's stock and money back. Order ids are even, reversals odd."""
-    return order_id | 1
+def place_id(number: int) -> int:
+    """An order's id, which is also its transaction's, from a number never used before: even."""
+    return number << 1
+
+
+def reversal_id(number: int) -> int:
+    """The id of a transaction that gives an order back, from a number never used before: odd."""
+    return number << 1 | 1
 
 
 async def insert(tx: Tx, orders: Sequence[NewOrder], now_us: int) -> None:
@@ -86,28 +94,34 @@ async def settle(tx: Tx, decisions: Sequence[Decision], now_us: int) -> None:
             "WHERE id = ? AND state = 'placing'",
             refused,
         )
-    reversed_ = [d.transaction & ~1 for d in decisions if d.accepted and d.transaction & 1]
-    if reversed_:
-        await tx.execute_many(
-            "UPDATE orders SET state = 'cancelled', updated_us = ? WHERE id = ? AND state = 'cancelling'",
-            [(now_us, order_id) for order_id in reversed_],
-        )
-        await _record(tx, reversed_, OrderState.CANCELLED)
-    kept = [(now_us, d.transaction & ~1) for d in decisions if not d.accepted and d.transaction & 1]
-    if kept:  # a reversal that could not be tried: the order stays as it was, and may be cancelled again
-        await tx.execute_many(
-            "UPDATE orders SET state = 'confirmed', updated_us = ? WHERE id = ? AND state = 'cancelling'", kept
-        )
+    reversals = {d.transaction: d.accepted for d in decisions if d.transaction & 1}
+    if reversals:
+        await _settle_reversals(tx, reversals, now_us)
 
 
-async def start_cancelling(tx: Tx, order_id: int, now_us: int) -> bool:
-    """Take the order for a cancellation; False when it is past that."""
-    return bool(
-        await tx.execute(
-            "UPDATE orders SET state = 'cancelling', updated_us = ? WHERE id = ? AND state IN ('confirmed', 'picking')",
-            (now_us, order_id),
-        )
+async def _settle_reversals(tx: Tx, accepted: dict[int, bool], now_us: int) -> None:
+    """Reversal → whether it was accepted. After a no the order stands as before, and may be cancelled again."""
+    rows = await tx.fetch_all(
+        "SELECT id, order_id FROM reversals WHERE id IN (SELECT value FROM json_each(?))",
+        (_encode(list(accepted)).decode(),),
     )
+    orders = {cast(int, order_id): accepted[cast(int, reversal)] for reversal, order_id in rows}
+    await tx.execute_many(
+        "UPDATE orders SET state = ?, updated_us = ? WHERE id = ? AND state = 'cancelling'",
+        [("cancelled" if done else "confirmed", now_us, order_id) for order_id, done in orders.items()],
+    )
+    await _record(tx, [order_id for order_id, done in orders.items() if done], OrderState.CANCELLED)
+
+
+async def start_cancelling(tx: Tx, order_id: int, reversal: int, now_us: int) -> bool:
+    """Take the order for a cancellation by a transaction; False when it is past that, or another one has it."""
+    taken = await tx.execute(
+        "UPDATE orders SET state = 'cancelling', updated_us = ? WHERE id = ? AND state IN ('confirmed', 'picking')",
+        (now_us, order_id),
+    )
+    if taken:
+        await tx.execute("INSERT INTO reversals (id, order_id) VALUES (?, ?)", (reversal, order_id))
+    return bool(taken)
 
 
 async def advance(tx: Tx, reports: Sequence[tuple[int, OrderState]], now_us: int) -> None:

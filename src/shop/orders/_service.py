@@ -65,7 +65,7 @@ class Orders(Service, package="shop.v1"):
         mine: dict[tuple[int, str], asyncio.Future[None]] = {}
         numbers = await self._ids.take(len(requests))
         for i, (request, number) in enumerate(zip(requests, numbers, strict=True)):
-            order = _price(request, prices, number << 1)
+            order = _price(request, prices, ledger.place_id(number))
             if isinstance(order, Error):
                 outcomes[i] = order
             elif order.key is None:
@@ -107,29 +107,32 @@ class Orders(Service, package="shop.v1"):
     @rpc(http="POST /v1/orders/{order_id}/cancel", timeout_s=5.0)
     async def cancel_order(self, request: CancelOrder) -> Order:
         """Cancel an order that has not shipped; its stock and money go back before this answers."""
-        row = await self._find(request.order_id, request.user_id)
-        order = ledger.to_order(row)
+        order = await self._unless_cancelling(request)
         if order.state is OrderState.CANCELLED:
             return order
-        order_id, user_id = int(order.order_id), int(order.user_id)
+        order_id = int(order.order_id)
         await self._settled(order_id)
+        (number,) = await self._ids.take()
+        reversal = ledger.reversal_id(number)
 
         async def begin(tx: Tx) -> None:
-            if not await ledger.start_cancelling(tx, order_id, self._clock.now_us()):
+            if not await ledger.start_cancelling(tx, order_id, reversal, self._clock.now_us()):
                 raise Conflict(
                     f"order {order.order_id} is {order.state} and can no longer be cancelled",
                     code="order_not_cancellable",
                     state=order.state.value,
                 )
 
-        reversal = NewTransaction(
-            ledger.reversal_of(order_id),
-            {
-                StockHolds.service: Reserve(lines=[(line.sku, -line.quantity) for line in order.lines]),
-                WalletHolds.service: Charge(user_id=user_id, amount_minor=-order.total_minor, currency=order.currency),
-            },
-        )
-        await self._transactions.run([reversal], begin=begin)
+        branches = {
+            StockHolds.service: Reserve(lines=[(line.sku, -line.quantity) for line in order.lines]),
+            WalletHolds.service: Charge(
+                user_id=int(order.user_id), amount_minor=-order.total_minor, currency=order.currency
+            ),
+        }
+        (outcome,) = await self._transactions.run([NewTransaction(reversal, branches)], begin=begin)
+        if not outcome.accepted:
+            raise _refusal(order.order_id, outcome.code, outcome.message)
+        self._feed.wake()
         return await self.get_order(GetOrder(order_id=request.order_id, user_id=request.user_id))
 
     @rpc(internal=True, timeout_s=35.0)
@@ -211,12 +214,24 @@ class Orders(Service, package="shop.v1"):
                 return Unavailable("the order is still being placed; ask again", code="placing", retry_after_s=1.0)
             await asyncio.sleep(0.05)  # another process, or recovery after a crash, is deciding it
 
+    async def _unless_cancelling(self, request: CancelOrder) -> Order:
+        """The order, once no other cancellation has it."""
+        while True:
+            order = ledger.to_order(await self._find(request.order_id, request.user_id))
+            if order.state is not OrderState.CANCELLING:
+                return order
+            if (remaining_s() or 0.0) <= 0.1:
+                raise Unavailable(
+                    f"order {order.order_id} is being cancelled; ask again", code="settling", retry_after_s=1.0
+                )
+            await asyncio.sleep(0.02)
+
     async def _settled(self, order_id: int) -> None:
         """Wait until the order's stock and money have been taken for good, so that there is something to give back."""
         while (state := await self._transactions.state(order_id)) in _NOT_SETTLED:
             if state is TransactionState.PARKED_CONFIRMING:
                 raise Unavailable(
-                    f"order {order_id} waits for an operator; it can be cancelled once its transaction has gone through",
+                    f"order {order_id} waits for an operator, and can be cancelled when that is done",
                     code="settling",
                 )
             if (remaining_s() or 0.0) <= 0.1:

@@ -91,10 +91,11 @@ def _transactions(books: sqlite3.Connection) -> Iterator[Finding]:
         yield kind, f"{count:,} transactions are {_words(TransactionState(state))}{remedy}"
     for id_, state, order in books.execute(
         """
-        SELECT t.id, t.state, o.state FROM dougong_transactions t LEFT JOIN orders o ON o.id = (t.id & ~1)
+        SELECT t.id, t.state, o.state FROM dougong_transactions t LEFT JOIN reversals r ON r.id = t.id
+        LEFT JOIN orders o ON o.id = coalesce(r.order_id, t.id)
         WHERE CASE
             WHEN o.id IS NULL THEN 1
-            WHEN t.id & 1 THEN (t.state = 3) <> (o.state = 'cancelled')
+            WHEN t.id & 1 THEN t.state = 3 AND o.state <> 'cancelled' -- after a refused one there may be another
             WHEN t.state = 3 THEN o.state IN ('placing', 'refused')
             WHEN t.state = 5 THEN o.state <> 'refused'
             ELSE 0 END

@@ -91,6 +91,7 @@ class Databases:
         )
         self.transaction(id_, user_id, lines, accepted=accepted)
         if state is OrderState.CANCELLED:
+            self.run("orders", "INSERT INTO reversals (id, order_id) VALUES (?, ?)", id_ | 1, id_)
             self.transaction(id_ | 1, user_id, [(sku, -quantity) for sku, quantity in lines], accepted=True)
         elif accepted:
             self.book(user_id, lines)

@@ -1,4 +1,4 @@
--- `id` is also the transaction that takes stock and money for the order; `id + 1` is kept for the one that gives them back.
+-- `id` is even, and also the transaction that takes stock and money for the order.
 CREATE TABLE orders (
     id INTEGER PRIMARY KEY,
     user_id INTEGER NOT NULL,
@@ -22,4 +22,10 @@ CREATE TABLE order_events (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     order_id INTEGER NOT NULL,
     state TEXT NOT NULL
+);
+
+-- Transactions that give an order's stock and money back; their ids are odd. One that was refused is followed by another.
+CREATE TABLE reversals (
+    id INTEGER PRIMARY KEY,
+    order_id INTEGER NOT NULL
 );
