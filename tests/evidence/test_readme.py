@@ -1,3 +1,5 @@
+"""The README's table of claims."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -5,65 +7,64 @@ from pathlib import Path
 import pytest
 
 from dougong.errors import Invalid
-from dougong.evidence import Report, write_claims
-from dougong.evidence.machine import Machine
+from dougong.evidence import Machine, Report, write_claims
 
 
-def report(claim: str, holds: bool | None, result: str, why: str = "", commit: str = "a" * 40) -> Report:
+def report(*, holds: bool | None) -> Report:
     machine = Machine(
-        cpu="Some CPU", cores=2, memory_gib=24.0, system="", python="", sync_ms=0.1, load=0.0, versions={}
+        cpu="A processor",
+        cores=2,
+        memory_gib=24.0,
+        system="Linux",
+        python="CPython 3.11.7",
+        sync_ms=0.2,
+        load=0.1,
+        versions={},
     )
     return Report(
-        claim=claim,
-        title="",
+        claim="orders",
+        title="Orders",
         situation="",
         task="",
         action="",
-        result=result,
+        result="9,000/s" if holds is not None else "",
         holds=holds,
-        why=why,
+        why="because",
         ours={},
         baseline={},
         ratio={},
         judgements=(),
         problems=(),
-        pairs=6,
-        quick=False,
+        pairs=1,
+        quick=True,
         seed=1,
-        commit=commit,
+        commit="abc",
         machine=machine,
-        started="2026-11-23T21:56:29+00:00",
+        started="2026-01-02T03:04:05+00:00",
         seconds=1.0,
     )
 
 
-def test_lines_are_written_and_others_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("holds", "words"), [(True, "holds"), (False, "**does not hold**"), (None, "not shown here")])
+def test_the_table_says_what_was_measured_and_replaces_the_old_one(
+    tmp_path: Path, holds: bool | None, words: str
+) -> None:
     readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- claims -->\n<!-- /claims -->\nafter\n")
-    write_claims(readme, [report("orders", True, "1 | 2"), report("ids", None, "", "not shown here, because x")])
-    first = readme.read_text()
-    assert first.splitlines() == [
-        "before",
-        "<!-- claims -->",
-        "| claim | result | measured |",
-        "| --- | --- | --- |",
-        "| `ids` not shown | not shown here, because x | 2026-11-23, 2 cores Some CPU, aaaaaaaaaaaa |",
-        "| `orders` holds | 1 \\| 2 | 2026-11-23, 2 cores Some CPU, aaaaaaaaaaaa |",
-        "<!-- /claims -->",
-        "after",
-    ]
-    write_claims(readme, [report("orders", False, "3.", "ours.x is 1, not ≥ 2", commit="b" * 40 + "+changes")])
-    second = readme.read_text().splitlines()
-    assert second[4] == first.splitlines()[4]
-    assert second[5] == (
-        "| `orders` **does not hold** | 3. But ours.x is 1, not ≥ 2. "
-        "| 2026-11-23, 2 cores Some CPU, bbbbbbbbbbbb with changes |"
-    )
+    readme.write_text("before\n<!-- claims -->\nold table\n<!-- /claims -->\nafter\n")
+    write_claims(readme, [report(holds=holds)])
+    write_claims(readme, [report(holds=holds)])
+    text = readme.read_text()
+    assert text.startswith("before\n<!-- claims -->\n|")
+    assert text.endswith("<!-- /claims -->\nafter\n")
+    assert "old table" not in text
+    assert text.count("`orders`") == 1
+    assert f"| {words} |" in text
+    assert "2026-01-02" in text
 
 
-def test_a_file_without_the_marks_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_without_a_place_for_it_is_named_and_left_alone(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
-    readme.write_text("nothing here <!-- claims -->")
-    with pytest.raises(Invalid, match="no place for the table"):
-        write_claims(readme, [])
-    assert readme.read_text() == "nothing here <!-- claims -->"
+    readme.write_text("nothing here\n")
+    with pytest.raises(Invalid, match=r"README\.md"):
+        write_claims(readme, [report(holds=True)])
+    assert readme.read_text() == "nothing here\n"

@@ -1,4 +1,4 @@
-"""The table of claims in a README: no figure stands there that a run did not produce."""
+"""The README's table of claims: written from reports, never by hand."""
 
 from __future__ import annotations
 
@@ -8,39 +8,29 @@ from pathlib import Path
 from dougong.errors import Invalid
 from dougong.evidence.report import Report
 
-__all__ = ["write_claims"]
+__all__ = ["claims_table", "write_claims"]
 
-BEGIN, END = "<!-- claims -->", "<!-- /claims -->"
-_HEADER = ["| claim | result | measured |", "| --- | --- | --- |"]
-_VERDICTS = {True: "holds", False: "**does not hold**", None: "not shown"}
+_BEGIN, _END = "<!-- claims -->", "<!-- /claims -->"
+_VERDICTS = {True: "holds", False: "**does not hold**", None: "not shown here"}
 
 
-def write_claims(path: Path, reports: Sequence[Report]) -> None:
-    """Write the reports' lines between the marks; lines of claims that were not run now stay as they are.
+def claims_table(reports: Sequence[Report]) -> str:
+    """A Markdown table, one row a claim, with where and when it was measured below it."""
+    lines = ["| claim | measured | verdict |", "| --- | --- | --- |"]
+    lines += [f"| `{r.claim}`: {r.title} | {r.result or r.why} | {_VERDICTS[r.holds]} |" for r in reports]
+    wheres = dict.fromkeys(
+        f"Measured {r.started[:10]} at commit `{r.commit}` on {r.machine.cores} cores ({r.machine.cpu}), "
+        f"{r.machine.memory_gib} GiB, {r.machine.python}."
+        for r in reports
+    )
+    return "\n".join([*lines, "", *wheres])
 
-    Raises `Invalid` when the file has no marks.
-    """
-    text = path.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    table, end, after = rest.partition(END)
+
+def write_claims(readme: Path, reports: Sequence[Report]) -> None:
+    """Put the table between the marks in `readme`. Raises `Invalid` naming the file if the marks are not there."""
+    text = readme.read_text()
+    head, begin, rest = text.partition(_BEGIN)
+    _, end, tail = rest.partition(_END)
     if not begin or not end:
-        raise Invalid(f"{path} has no place for the table of claims: add {BEGIN} and {END}", code="no_place_for_claims")
-    lines = {_name(line): line for line in table.splitlines() if line.startswith("| `")}
-    lines |= {report.claim: _line(report) for report in reports}
-    body = "\n".join([*_HEADER, *(lines[name] for name in sorted(lines))])
-    path.write_text(f"{before}{BEGIN}\n{body}\n{END}{after}", encoding="utf-8")
-
-
-def _name(line: str) -> str:
-    return line.split("`")[1]
-
-
-def _line(report: Report) -> str:
-    m = report.machine
-    result = (report.result or report.why).replace("|", "\\|").replace("\n", " ")
-    if report.holds is False:
-        result += f" But {report.why}."
-    measured = f"{report.started[:10]}, {m.cores} cores {m.cpu}, {report.commit.removesuffix('+changes')[:12]}"
-    if report.commit.endswith("+changes"):
-        measured += " with changes"
-    return f"| `{report.claim}` {_VERDICTS[report.holds]} | {result} | {measured} |"
+        raise Invalid(f"{readme} has no place for the claims: put {_BEGIN} and {_END} where the table belongs")
+    readme.write_text(f"{head}{_BEGIN}\n{claims_table(reports)}\n{_END}{tail}")
