@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 from dougong.evidence import Claim, Figures, NotShown, Progress, Ratio, Setting, Threshold, prove
@@ -60,6 +61,12 @@ def claim_of(
         ratios={"orders_per_s": Ratio("orders_per_s", "orders_per_s")},
         pairs=pairs,
     )
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that does nothing else."""
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (0.0, 0.0, 0.0))
 
 
 FAST, SLOW = [1000.0, 1010.0, 990.0, 1020.0, 980.0, 1000.0], [90.0, 91.0, 89.0, 90.0, 88.0, 90.0]
@@ -117,6 +124,12 @@ async def test_quick_runs_fewer_pairs_and_says_so(tmp_path: Path) -> None:
     assert (report.pairs, settings[0].quick, settings[0].pairs) == (2, True, 2)
     assert report.holds is True
     assert report.why == "all 1 thresholds met; too few pairs for 95 % intervals, so judged by the medians alone"
+
+
+async def test_a_busy_machine_is_mentioned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (99.0, 0.0, 0.0))
+    report = await prove(claim_of(opened(Race(FAST, SLOW))), workdir=tmp_path)
+    assert report.why == "all 1 thresholds met; this machine was busy in the minute before the run (load 99.0)"
 
 
 async def test_not_shown_is_neither_true_nor_false(tmp_path: Path) -> None:
