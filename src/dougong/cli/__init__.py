@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 
 import cyclopts
 import uvloop
@@ -39,6 +40,8 @@ def application() -> cyclopts.App:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: `dougong run mine:app` finds what is here
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             result = runner.run(application().run_async(arguments, result_action="return_value"))

@@ -1,6 +1,7 @@
 """`dougong contract`: keep the committed field numbers in step with the classes.
 
-Each package that defines services has one lock beside it (`contract.lock.toml`); the toolkit's own messages have theirs.
+Each package that defines services has one lock beside it (`contract.lock.toml`); the toolkit's own messages have one
+too.
 """
 
 from __future__ import annotations

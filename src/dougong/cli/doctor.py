@@ -7,7 +7,6 @@ import os
 import platform
 import resource
 import shutil
-import sys
 
 import msgspec
 import psutil
@@ -15,8 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dougong.app import check_port
-from dougong.errors import Conflict
+from dougong.app import check_port, default_system, load_system
+from dougong.errors import Conflict, Error
 
 __all__ = ["Finding", "doctor", "examine"]
 
@@ -68,10 +67,7 @@ def examine() -> list[Finding]:
 
 
 def _python() -> Finding:
-    version = platform.python_version()
-    if sys.version_info < (3, 11):
-        return Finding("Python", "bad", version, "install Python 3.11 or newer")
-    return Finding("Python", "ok", version)
+    return Finding("Python", "ok", platform.python_version())  # an older one could not have come this far
 
 
 def _cores() -> Finding:
@@ -105,7 +101,12 @@ def _disk() -> Finding:
 
 def _ports() -> list[Finding]:
     findings = []
-    for who, address in (("status page", "127.0.0.1:8600"), ("the shop's edge", "127.0.0.1:8080")):
+    wanted = [("status page", "127.0.0.1:8600")]
+    try:
+        wanted += [(name, app.http) for name, app in load_system(default_system()).apps.items() if app.http]
+    except Error as error:
+        findings.append(Finding("system file", "bad", error.message, "dougong up SYSTEM.toml names another"))
+    for who, address in wanted:
         try:
             check_port(address, who, "")
             findings.append(Finding(f"port for {who}", "ok", f"{address} is free"))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import importlib.resources
-from collections.abc import Awaitable, Callable, MutableMapping
+import re
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 
 import msgspec
 import psutil
 
-from dougong.app import AppStatus, GetStatus, Status, Supervisor, read_secrets
+from dougong.app import AppStatus, GetStatus, ProcessState, Status, Supervisor, read_secrets
 from dougong.errors import Error
 from dougong.registry import Instance
 from dougong.rpc import client, close_client
@@ -25,7 +26,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+_LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 
 
 class StatusPage:
@@ -38,14 +39,11 @@ class StatusPage:
         self._clients: dict[str, Status] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await _lifespan(receive, send, self.close)
-            return
-        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1").rpartition(":")
-        if (host[0] or host[2]) not in _LOOPBACK:
-            await _answer(send, 403, b"text/plain", b"this page is for the machine itself")
+        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+        if not _LOOPBACK.fullmatch(host):
+            await _answer(send, 403, b"text/plain", b"this page answers to the machine itself: http://127.0.0.1:PORT")
         elif scope["method"] not in ("GET", "HEAD"):
-            await _answer(send, 405, b"text/plain", b"this page only shows")
+            await _answer(send, 405, b"text/plain", b"this page only shows", (b"allow", b"GET, HEAD"))
         elif scope["path"] == "/":
             await _answer(send, 200, b"text/html; charset=utf-8", self._page)
         elif scope["path"] == "/api/status":
@@ -57,7 +55,9 @@ class StatusPage:
         """Everything the page shows."""
         supervisor = self._supervisor
         listing = await supervisor.registry.list("/services/")
-        told = await asyncio.gather(*(self._ask(p.address) for p in supervisor.processes if p.address))
+        serving = [p.address for p in supervisor.processes if p.state is ProcessState.SERVING]
+        await self._close_all_but(serving)
+        told = await asyncio.gather(*(self._ask(address) for address in serving))
         return {
             "system": supervisor.system.name,
             "data": str(supervisor.data),
@@ -83,9 +83,11 @@ class StatusPage:
 
     async def close(self) -> None:
         """Let go of the connections to the apps."""
-        for made in self._clients.values():
-            await close_client(made)
-        self._clients.clear()
+        await self._close_all_but(())
+
+    async def _close_all_but(self, addresses: Collection[str]) -> None:
+        for address in self._clients.keys() - set(addresses):
+            await close_client(self._clients.pop(address))
 
     async def _ask(self, address: str) -> AppStatus | None:
         try:
@@ -103,28 +105,17 @@ def _rss(pid: int) -> int:
         return 0
 
 
-async def _answer(send: Send, status: int, kind: bytes, body: bytes) -> None:
+async def _answer(send: Send, status: int, kind: bytes, body: bytes, *more: tuple[bytes, bytes]) -> None:
     headers = [
+        *more,
         (b"content-type", kind),
         (b"content-length", str(len(body)).encode()),
         (b"cache-control", b"no-store"),
         (
             b"content-security-policy",
-            b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-            b"connect-src 'self'; img-src data:",
+            b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:",
         ),
         (b"x-content-type-options", b"nosniff"),
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-async def _lifespan(receive: Receive, send: Send, close: Callable[[], Awaitable[None]]) -> None:
-    while True:
-        message = await receive()
-        if message["type"] == "lifespan.startup":
-            await send({"type": "lifespan.startup.complete"})
-        else:
-            await close()
-            await send({"type": "lifespan.shutdown.complete"})
-            return

@@ -7,7 +7,7 @@ that it also helps when nothing runs.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -25,6 +25,8 @@ __all__ = ["tx"]
 
 tx = cyclopts.App(name="tx", help="Look at transactions, and retry or cancel what is stuck.")
 
+_ROWS_MAX = 10_000
+_PARKED = (TransactionState.PARKED_CONFIRMING, TransactionState.PARKED_CANCELLING)
 _HAS_LOG = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'dougong_transactions'"
 
 
@@ -49,12 +51,14 @@ async def list_(
     after
         Only ids above this one: the next page.
     limit
-        At most so many of each initiator.
+        At most so many of each initiator, 1 to 10,000.
     data
         Data directory of the system.
     json
         One JSON document instead of a table.
     """
+    if not 1 <= limit <= _ROWS_MAX:
+        raise Invalid(f"--limit must be 1 to {_ROWS_MAX:,}, not {limit}", code="bad_limit")
     states = [_state(name) for name in state]
     found: list[tuple[str, Transaction]] = []
     async with _logs(data, app) as logs:
@@ -74,7 +78,19 @@ async def list_(
 
 @tx.command
 async def show(transaction: int, *, app: str = "", data: Path | None = None, json: bool = False) -> None:
-    """One transaction."""
+    """One transaction.
+
+    Parameters
+    ----------
+    transaction
+        Its id.
+    app
+        Only this initiator's.
+    data
+        Data directory of the system.
+    json
+        One JSON document instead of a table.
+    """
     async with _logs(data, app) as logs:
         name, found = await _find(logs, transaction)
     plain = _plain(name, found)
@@ -88,31 +104,61 @@ async def show(transaction: int, *, app: str = "", data: Path | None = None, jso
 
 
 @tx.command
-async def retry(*transactions: int, app: str = "", data: Path | None = None, json: bool = False) -> None:
-    """Put parked transactions back to work; all parked ones if none is named."""
+async def retry(*transactions: int, app: str = "", data: Path | None = None, json: bool = False) -> int:
+    """Put parked transactions back to work; all parked ones if none is named. Exit code 1 when one named is not parked.
+
+    Parameters
+    ----------
+    transactions
+        Their ids.
+    app
+        Only this initiator's.
+    data
+        Data directory of the system.
+    json
+        One JSON document instead of words.
+    """
     retried: list[int] = []
     async with _logs(data, app) as logs:
+        for transaction in transactions:
+            await _find(logs, transaction)  # all are looked up before any is touched
         for operator in logs.values():
             wanted = list(transactions)
             if not wanted:
-                parked = (TransactionState.PARKED_CONFIRMING, TransactionState.PARKED_CANCELLING)
-                wanted = [t.id for t in await operator.list(states=parked, limit=10_000)]
+                wanted = [t.id for t in await operator.list(states=_PARKED, limit=_ROWS_MAX)]
             retried += await operator.retry(wanted)
+    left = [transaction for transaction in transactions if transaction not in retried]
     if json:
-        print(msgspec.json.encode({"retried": retried}).decode())
+        print(msgspec.json.encode({"retried": list(map(str, retried)), "not_parked": list(map(str, left))}).decode())
     else:
-        Console().print(
-            f"{len(retried)} put back to work" + (f": {', '.join(map(str, retried[:20]))}" if retried else "")
-        )
+        Console().print(f"{len(retried)} put back to work" + (f": {_ids(retried)}" if retried else ""))
+        if left:
+            Console().print(f"{len(left)} not parked, left alone: {_ids(left)}")
+    return int(bool(left))
 
 
 @tx.command
-async def cancel(transaction: int, *, app: str = "", data: Path | None = None) -> None:
-    """Have an undecided transaction cancelled at once."""
+async def cancel(transaction: int, *, app: str = "", data: Path | None = None, json: bool = False) -> None:
+    """Have an undecided transaction cancelled at once.
+
+    Parameters
+    ----------
+    transaction
+        Its id.
+    app
+        Only this initiator's.
+    data
+        Data directory of the system.
+    json
+        One JSON document instead of words.
+    """
     async with _logs(data, app) as logs:
         name, _ = await _find(logs, transaction)
         await logs[name].cancel(transaction)
-    Console().print(f"{transaction} will be cancelled at the coordinator's next scan")
+    if json:
+        print(msgspec.json.encode({"app": name, "cancelling": str(transaction)}).decode())
+    else:
+        Console().print(f"{transaction} will be cancelled at the next scan of {name}'s coordinator")
 
 
 @asynccontextmanager
@@ -138,12 +184,22 @@ async def _logs(data: Path | None, app: str) -> AsyncIterator[dict[str, Operator
 
 
 async def _find(logs: dict[str, Operator], transaction: int) -> tuple[str, Transaction]:
-    for name, operator in logs.items():
-        if await operator.state(transaction) is not None:
-            return name, await operator.show(transaction)
-    raise NotFound(
-        f"there is no transaction {transaction} in the logs of {', '.join(logs)}", code="unknown_transaction"
-    )
+    """The log that has it; with several initiators the same number may stand for two."""
+    having = [name for name, operator in logs.items() if await operator.state(transaction) is not None]
+    if not having:
+        raise NotFound(
+            f"there is no transaction {transaction} in the logs of {', '.join(logs)}", code="unknown_transaction"
+        )
+    if len(having) > 1:
+        raise Invalid(
+            f"transaction {transaction} is in the logs of {' and '.join(having)}; choose with --app", code="ambiguous"
+        )
+    return having[0], await logs[having[0]].show(transaction)
+
+
+def _ids(transactions: Sequence[int]) -> str:
+    shown = ", ".join(map(str, transactions[:20]))
+    return shown + (f" and {len(transactions) - 20} more" if len(transactions) > 20 else "")
 
 
 def _state(name: str) -> TransactionState:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
+import shlex
 import signal
-import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO, cast
 
-from rich.console import Console
-from rich.text import Text
-
-from dougong.app import Process, ProcessState, Supervisor, default_system, load_system
+from dougong.app import Process, ProcessState, Supervisor, default_system, load_system, parse_address
+from dougong.cli.output import LogStream, Output
 from dougong.cli.status import StatusPage
 from dougong.http import HttpServer
+from dougong.telemetry import configure_logging
 
 __all__ = ["up"]
 
-_COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_red")
+_SAME_CTRL_C_S = 0.3
+"""Terminals, `make` and wrappers may pass one Ctrl-C on twice."""
 
 
 async def up(
@@ -41,20 +44,22 @@ async def up(
     console
         `host:port` of the status page.
     quiet
-        Print only what goes wrong, not the processes' own lines.
+        Leave out what is below a warning.
     """
+    host, port = parse_address(console, "--console")
     path = system or default_system()
     spec = load_system(path)
-    out = Output({name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(spec.apps)}, quiet=quiet)
+    stopping = asyncio.Event()
     supervisor = Supervisor(
         spec,
         path,
         data or Path("var") / spec.name,
-        on_line=out.line,
-        on_change=out.change,
+        on_line=lambda process, line: out.line(process, line),  # noqa: PLW0108 (it is made below)
+        on_change=lambda process: _told(process, out),
         ports=[(console, "the status page", "--console")],
     )
-    stopping = asyncio.Event()
+    out = Output([(p.name, p.app) for p in supervisor.processes], quiet=quiet, gone=stopping.set)
+    configure_logging("up", json=True, level="warning", stream=cast(TextIO, LogStream(out)))
     _on_ctrl_c(supervisor, stopping, out)
     started = time.monotonic()
     starting = asyncio.create_task(supervisor.start())
@@ -65,14 +70,17 @@ async def up(
             starting.cancel()
             with suppress(asyncio.CancelledError):
                 await starting
+            out.say("stopped while starting")
             return 130
         await starting
-        host, _, port = console.rpartition(":")
-        page = HttpServer(StatusPage(supervisor), host, int(port))
-        await page.start()
-        out.ready(supervisor, f"http://{console}", time.monotonic() - started)
+        page = StatusPage(supervisor)
+        server = HttpServer(page, host, port)
+        url = f"http://{console.rpartition(':')[0]}:{await server.start()}"
+        where = f" --data {shlex.quote(str(supervisor.data))}" if data or system else ""
+        _tell_ready(supervisor, out.say, url, where, time.monotonic() - started)
         await waiting
-        await page.stop(0.5)
+        await server.stop(0.5)
+        await page.close()
     finally:
         waiting.cancel()
         await supervisor.stop()
@@ -80,54 +88,45 @@ async def up(
     return 0
 
 
-class Output:
-    """Everything that `up` prints: the merged lines of all processes, one colour each, and its own words."""
+def _told(process: Process, out: Output) -> None:
+    if process.state is ProcessState.SERVING and process.restarts:
+        out.line(process.name, f"serves again (restart {process.restarts}, process {process.pid})")
 
-    def __init__(self, colours: dict[str, str], *, quiet: bool) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
-        self._colours = colours
-        self._quiet = quiet
-        self._width = max(map(len, colours), default=0) + 3
 
-    def line(self, process: str, text: str) -> None:
-        """A line of a process."""
-        if self._quiet and "error" not in text.lower() and "ended with" not in text:
-            return
-        colour = self._colours.get(process.rpartition("-")[0] or process, "white")
-        self._console.print(Text.assemble((f"{process:<{self._width}}", colour), "│ ", text))
-
-    def change(self, process: Process) -> None:
-        """A process changed its state."""
-        if process.state is ProcessState.SERVING and process.restarts:
-            self.line(process.name, f"serves again (restart {process.restarts})")
-
-    def say(self, text: str) -> None:
-        """Words of `up` itself."""
-        self._console.print(Text.assemble((f"{'up':<{self._width}}", "bold"), "│ ", text))
-
-    def ready(self, supervisor: Supervisor, console: str, seconds: float) -> None:
-        """URLs and three things to try."""
-        fronts = [p for p in supervisor.processes if p.spec.http]
-        lines = [f"{len(supervisor.processes)} processes serve after {seconds:.1f} s, data in {supervisor.data}"]
-        lines += [f"{p.name}: http://{p.http}  (documentation: http://{p.http}/docs)" for p in fronts]
-        lines.append(f"status: {console}")
-        lines.append("try:  dougong rush --rate 500 --seconds 10 --check     orders, and the books after them")
-        lines.append("      dougong services                               who is where")
-        lines.append("      kill -9 a process above                        and watch it come back")
-        lines.append("Ctrl-C stops")
-        for line in lines:
-            self.say(line)
-        sys.stdout.flush()
+def _tell_ready(supervisor: Supervisor, say: Callable[[str], None], status: str, where: str, seconds: float) -> None:
+    """URLs and three things to try, ready to be copied."""
+    say(f"{len(supervisor.processes)} processes serve after {seconds:.1f} s, data in {supervisor.data}")
+    for process in supervisor.processes:
+        if process.spec.http:
+            say(f"{process.name}: http://{process.http}  (documentation: http://{process.http}/docs)")
+    say(f"status: {status}")
+    victim = next((p for p in reversed(supervisor.processes) if not p.spec.http), supervisor.processes[0])
+    tries = [
+        (f"dougong services{where}", "who is where"),
+        (f"kill -9 {victim.pid}", f"{victim.name} dies, and comes back"),
+    ]
+    if importlib.metadata.entry_points(group="dougong.rushes"):
+        tries.insert(0, (f"dougong rush --rate 500 --seconds 10 --check{where}", "orders, and the books after them"))
+    width = max(len(command) for command, _ in tries)
+    for i, (command, effect) in enumerate(tries):
+        say(f"{'' if i else 'try:':<6}{command:<{width}}   {effect}")
+    say("Ctrl-C stops")
 
 
 def _on_ctrl_c(supervisor: Supervisor, stopping: asyncio.Event, out: Output) -> None:
+    loop = asyncio.get_running_loop()
+    first = 0.0
+
     def stop() -> None:
-        if stopping.is_set():
-            out.say("stopping at once")
-            supervisor.kill()
-        else:
+        nonlocal first
+        if not stopping.is_set():
+            first = loop.time()
             out.say("stopping in order; Ctrl-C again stops at once")
             stopping.set()
+        elif loop.time() - first > _SAME_CTRL_C_S:
+            out.say("stopping at once")
+            supervisor.kill()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN or number != signal.SIGHUP:  # nohup is respected
+            loop.add_signal_handler(number, stop)
