@@ -25,6 +25,7 @@ from dougong.app._settings import RunSettings, load_run_settings
 from dougong.app._status import AppStatus, GetStatus, Glance, Status, StatusRow, StatusTable
 from dougong.app._supervisor import Process, ProcessState, Supervisor
 from dougong.app._system import AppSpec, System, default_system, load_system
+from dougong.app._urls import database_url, registry_url
 
 __all__ = [
     "App",
@@ -44,6 +45,7 @@ __all__ = [
     "Supervisor",
     "System",
     "check_port",
+    "database_url",
     "default_system",
     "ensure_secrets",
     "load_app",
@@ -53,5 +55,6 @@ __all__ = [
     "printable",
     "read_log_line",
     "read_secrets",
+    "registry_url",
     "run_apps",
 ]

@@ -17,6 +17,7 @@ from dougong.app._running import Host, Running
 from dougong.app._secrets import ensure_secrets, read_secrets
 from dougong.app._settings import RunSettings
 from dougong.app._system import System, load_system
+from dougong.app._urls import registry_url
 from dougong.clock import SystemClock
 from dougong.errors import Invalid
 from dougong.registry import Discovery, open_registry
@@ -149,7 +150,7 @@ async def _host(apps: Sequence[App], settings: RunSettings) -> AsyncIterator[Hos
     data = Path(settings.data).absolute()  # noqa: ASYNC240 (looks at the working directory, nothing else)
     system = _system(apps, settings.system)
     ensure_secrets(data / "keys")
-    registry = await open_registry(settings.registry or f"local://{data / 'registry.db'}")
+    registry = await open_registry(settings.registry or registry_url(data))
     discovery = Discovery(registry)
     try:
         yield Host(

@@ -23,6 +23,7 @@ from dougong.app._ports import check_port, parse_address
 from dougong.app._restart import EXIT_HOPELESS, RestartPolicy
 from dougong.app._secrets import ensure_secrets
 from dougong.app._system import AppSpec, System
+from dougong.app._urls import registry_url
 from dougong.errors import Conflict, Error, NotFound, Unavailable
 from dougong.registry import Instance, InstanceState, Registry, open_registry
 from dougong.telemetry import get_logger
@@ -118,7 +119,7 @@ class Supervisor:
         try:
             self._check_ports()
             ensure_secrets(self.data / "keys")
-            self.registry = await open_registry(self._registry_url)
+            self.registry = await open_registry(registry_url(self.data))
         except BaseException:
             self._release_lock()
             raise
@@ -161,10 +162,6 @@ class Supervisor:
                 return process
         raise NotFound(f"no process {name!r}; there are {', '.join(p.name for p in self.processes)}")
 
-    @property
-    def _registry_url(self) -> str:
-        return f"local://{self.data / 'registry.db'}"
-
     async def _keep(self, process: Process) -> None:
         """Run one process for ever."""
         policy = RestartPolicy()
@@ -199,7 +196,7 @@ class Supervisor:
             "DOUGONG_LOG_JSON": "true",  # whoever gets the lines knows what is what in them
             **self._environment,
             "DOUGONG_DATA": str(self.data),
-            "DOUGONG_REGISTRY": self._registry_url,
+            "DOUGONG_REGISTRY": registry_url(self.data),
             "DOUGONG_INSTANCE": str(process.instance),
             "DOUGONG_SYSTEM": str(self._system_path),
             "DOUGONG_SUPERVISOR": str(os.getpid()),

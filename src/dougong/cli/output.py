@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
@@ -47,11 +48,8 @@ class Output:
     def _print(self, process: str, line: LogLine) -> None:
         style = self._colours.get(process, "bold")
         name = (f"{process:<{self._width}} ", style)
-        text = Text.assemble((f"{line.time:<8} ", "dim"), name)
-        if line.level:
-            text.append(f"{line.level:<7} ", _LEVELS.get(line.level, ""))
-        else:
-            text.append("│ ", "dim")
+        text = Text.assemble((f"{line.time or time.strftime('%H:%M:%S')} ", "dim"), name)
+        text.append(f"{line.level:<7} ", _LEVELS.get(line.level, ""))
         text.append(line.event, "bold" if line.level in ("warning", "error", "critical") else "")
         for field, value in line.fields.items():
             text.append(f"  {field}=", "dim")
@@ -59,7 +57,7 @@ class Output:
         for detail in line.details:
             text.append(f"\n{'':8} ")
             text.append(*name)
-            text.append("│ ", "dim")
+            text.append(f"{'':7} │ ", "dim")
             text.append(detail)
         self._console.print(text)
 

@@ -8,6 +8,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from dougong.app import registry_url
 from dougong.cli.data import data_directory
 from dougong.registry import Instance, open_registry
 
@@ -24,7 +25,7 @@ async def services(*, data: Path | None = None, json: bool = False) -> None:
     json
         One JSON document instead of a table.
     """
-    registry = await open_registry(f"local://{data_directory(data).absolute() / 'registry.db'}")
+    registry = await open_registry(registry_url(data_directory(data)))
     try:
         listing = await registry.list("/services/")
     finally:

@@ -16,6 +16,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from dougong.app import database_url
 from dougong.cli.data import data_directory
 from dougong.errors import Invalid, NotFound
 from dougong.store import open_store
@@ -171,7 +172,7 @@ async def _logs(data: Path | None, app: str) -> AsyncIterator[dict[str, Operator
         for path in sorted(directory.glob("*.db")):
             if path.stem == "registry" or (app and path.stem != app):
                 continue
-            store = await open_store(f"sqlite:///{path.absolute()}", name=path.stem)
+            store = await open_store(database_url(directory, path.stem), name=path.stem)
             stores.append(store)
             if await store.fetch_one(_HAS_LOG) is not None:
                 logs[path.stem] = Operator(store)
