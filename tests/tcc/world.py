@@ -9,6 +9,7 @@ import asyncio
 import random
 import selectors
 import sqlite3
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -99,6 +100,7 @@ class MemoryStore:
         self.name = name
         self.dialect = "sqlite"
         self.db = sqlite3.connect(":memory:", isolation_level=None)
+        weakref.finalize(self, self.db.close)  # worlds are made by the thousand and nobody closes them
         self.full: Callable[[], bool] = lambda: False
         """Whether the disk is full just now."""
         self.pause = pause
