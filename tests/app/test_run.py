@@ -168,12 +168,11 @@ async def test_stopping_says_goodbye_first_and_finishes_what_was_accepted(tmp_pa
             it.stop.set()
             while [i.state for i in await instances(registry, "sample.v1.Slow")] != [InstanceState.TERMINATING]:
                 await asyncio.sleep(0.01)
-            assert not running.done()
-            assert not slow.stopped
+            assert (running.done(), slow.stopped) == (False, False)
             slow.let.set()
             assert (await asking).text == "at last"
             await running
-        assert slow.stopped
+        assert slow.stopped is True
         assert await instances(registry, "") == []
         await close_client(caller)
         await discovery.close()

@@ -27,25 +27,15 @@ class Child:
         cls, arguments: Sequence[str], environment: Mapping[str, str], on_line: Callable[[str], None], *, nice: int = 0
     ) -> Child:
         """Start a process in a session of its own. Raises OSError when that is not possible."""
-        starting = asyncio.ensure_future(
-            asyncio.create_subprocess_exec(
-                *arguments,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                env=environment,
-                limit=_LINE_BYTES_MAX,
-                start_new_session=True,  # Ctrl-C is for the supervisor, which stops them in order
-            )
+        process = await asyncio.create_subprocess_exec(  # cancelled, it takes back what it began
+            *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=environment,
+            limit=_LINE_BYTES_MAX,
+            start_new_session=True,  # Ctrl-C is for the supervisor, which stops them in order
         )
-        try:
-            process = await asyncio.shield(starting)
-        except asyncio.CancelledError:  # nobody may be left behind that nobody knows of
-            with suppress(OSError):
-                process = await starting
-                process.kill()
-                await process.wait()
-            raise
         if nice:
             with suppress(ProcessLookupError):
                 os.setpriority(os.PRIO_PROCESS, process.pid, nice)
