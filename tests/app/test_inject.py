@@ -170,7 +170,7 @@ async def test_generators_are_cleaned_up_after_a_failure_too() -> None:
 
 async def test_a_generator_yields_exactly_once() -> None:
     async def none() -> AsyncIterator[Engine]:
-        for engine in ():
+        for engine in tuple[Engine, ...]():
             yield engine
 
     async def twice() -> AsyncIterator[Radio]:

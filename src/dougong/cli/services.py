@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dougong.app import registry_url
@@ -36,6 +37,7 @@ async def services(*, data: Path | None = None, json: bool = False) -> None:
         return
     table = Table("service", "address", "state", "id", "revision", box=None)
     for instance, item in zip(instances, listing.items, strict=True):
-        table.add_row(instance.service, instance.address, instance.state.value, instance.id, str(item.mod_revision))
+        cells = (instance.service, instance.address, instance.state.value, instance.id, str(item.mod_revision))
+        table.add_row(*map(escape, cells))
     Console().print(table)
     Console().print(f"{len(instances)} instances at revision {listing.revision}", style="dim")

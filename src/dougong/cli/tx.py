@@ -14,9 +14,10 @@ from pathlib import Path
 import cyclopts
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from dougong.app import database_url
+from dougong.app import database_url, printable
 from dougong.cli.data import data_directory
 from dougong.errors import Invalid, NotFound
 from dougong.store import open_store
@@ -71,7 +72,12 @@ async def list_(
     table = Table("app", "transaction", "state", "begun", "attempts", "why", box=None)
     for name, t in found:
         table.add_row(
-            name, str(t.id), t.state.name.lower(), _time(t.created_us), str(t.attempts), t.failure or t.message
+            name,
+            str(t.id),
+            t.state.name.lower(),
+            _time(t.created_us),
+            str(t.attempts),
+            escape(printable(t.failure or t.message)),
         )
     console = Console()
     console.print(table if found else "nothing under way, nothing parked")
@@ -100,7 +106,7 @@ async def show(transaction: int, *, app: str = "", data: Path | None = None, jso
         return
     table = Table(box=None, show_header=False)
     for key, value in plain.items():
-        table.add_row(key, _time(value) if key.endswith("_us") and isinstance(value, int) else str(value or "–"))
+        table.add_row(key, _shown(key, value))
     Console().print(table)
 
 
@@ -213,6 +219,14 @@ def _state(name: str) -> TransactionState:
 
 def _plain(app: str, t: Transaction) -> dict[str, object]:
     return {"app": app, **msgspec.structs.asdict(t), "state": t.state.name.lower(), "id": str(t.id)}
+
+
+def _shown(key: str, value: object) -> str:
+    if key.endswith("_us") and isinstance(value, int):
+        return _time(value)
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return escape(printable(str(value))) if value not in ("", None) else "–"
 
 
 def _time(us: int) -> str:
