@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import subprocess
+import sys
 import warnings
 from typing import Any
 
@@ -150,3 +152,19 @@ def test_for_people(out: Output) -> None:
     assert "order placed" in out.getvalue()
     assert "order=o-1" in out.getvalue()
     assert "\x1b" not in out.getvalue()  # no colours into a pipe
+
+
+def test_before_anything_is_configured_a_traceback_shows_no_values() -> None:
+    code = """
+from dougong.telemetry import get_logger
+def pay(password):
+    raise ValueError("no")
+try:
+    pay("hunter" + "2")
+except ValueError:
+    get_logger("shop").exception("payment failed")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert "payment failed" in done.stderr
+    assert "ValueError: no" in done.stderr
+    assert "hunter2" not in done.stdout + done.stderr

@@ -95,6 +95,19 @@ def configure_logging(app: str, *, json: bool, level: str = "info", stream: Text
     logging.captureWarnings(True)
 
 
+def _plain_by_default() -> None:
+    """Until somebody configures logging: structlog as it comes, but with plain tracebacks. Its own default prints local
+    variables, and so whatever secret is in one, and may take minutes over large ones."""
+    if not structlog.is_configured():
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+        structlog.configure(
+            processors=[structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso"), renderer],
+            logger_factory=lambda *_name: structlog.PrintLogger(sys.stderr),
+        )
+
+
 def _add_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     trace = current_trace()
     if trace is not None:
@@ -111,3 +124,6 @@ def _render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
     except (ValueError, TypeError):
         # Lone surrogates or odd keys. A log call never raises: an uglier line is better than none.
         return stdlib_json.dumps({str(key): value for key, value in ordered.items()}, default=ascii, skipkeys=True)
+
+
+_plain_by_default()
