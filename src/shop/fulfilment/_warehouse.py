@@ -45,7 +45,8 @@ async def take_in(tx: Tx, events: Sequence[OrderEvent], now_us: int) -> None:
         [(now_us, event.order_id) for event in events if event.state is OrderState.CANCELLED],
     )
     await tx.execute(
-        "INSERT INTO position (feed, seq) VALUES ('orders', ?) ON CONFLICT (feed) DO UPDATE SET seq = excluded.seq",
+        "INSERT INTO position (feed, seq) VALUES ('orders', ?) "
+        "ON CONFLICT (feed) DO UPDATE SET seq = max(seq, excluded.seq)",  # another instance may have been further
         (events[-1].seq,),
     )
 
@@ -70,11 +71,17 @@ async def under_way(tx: Tx) -> list[tuple[str, int]]:
 
 
 async def move(tx: Tx, reached: Sequence[tuple[Step, OrderState]], now_us: int, stage_us: int) -> None:
-    """Write where each order really stands now, and when it is due again."""
+    """Write where each order really stands now, and when it is due again.
+
+    An order that is being cancelled waits where it is: the feed says when it is cancelled, and until then the
+    cancellation may yet be refused.
+    """
     await tx.execute_many(
         "UPDATE shipments SET state = ?, due_us = ?, updated_us = ? WHERE order_id = ? AND state = ?",
         [
             (state.value, now_us + stage_us if state in _NEXT else None, now_us, step.order_id, step.state.value)
-            for step, state in reached
+            for step, state in (
+                (step, step.state if answered is OrderState.CANCELLING else answered) for step, answered in reached
+            )
         ],
     )

@@ -78,7 +78,11 @@ async def insert(tx: Tx, orders: Sequence[NewOrder], now_us: int) -> None:
 
 
 async def settle(tx: Tx, decisions: Sequence[Decision], now_us: int) -> None:
-    """Write what transactions were decided to: of orders, and of reversals."""
+    """Write what transactions were decided to: of orders, and of reversals.
+
+    An order refused because somebody could not be asked loses its idempotency key: the answer said to send it again,
+    and sent again it must be tried again.
+    """
     confirmed = [(now_us, d.transaction) for d in decisions if d.accepted and not d.transaction & 1]
     if confirmed:
         await tx.execute_many(
@@ -90,8 +94,9 @@ async def settle(tx: Tx, decisions: Sequence[Decision], now_us: int) -> None:
     ]
     if refused:
         await tx.execute_many(
-            "UPDATE orders SET state = 'refused', refusal_code = ?, refusal = ?, updated_us = ? "
-            "WHERE id = ? AND state = 'placing'",
+            "UPDATE orders SET state = 'refused', refusal_code = ?1, refusal = ?2, updated_us = ?3, "
+            "idempotency_key = CASE WHEN ?1 <> 'unavailable' THEN idempotency_key END "
+            "WHERE id = ?4 AND state = 'placing'",
             refused,
         )
     reversals = {d.transaction: d.accepted for d in decisions if d.transaction & 1}

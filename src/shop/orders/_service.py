@@ -37,6 +37,10 @@ __all__ = ["Orders"]
 
 _NOT_SETTLED = (TransactionState.TRYING, TransactionState.CONFIRMING, TransactionState.PARKED_CONFIRMING)
 
+_PATIENCE_S = 1.0
+"""How long a batch waits for what other requests with its keys are doing: its other orders wait with it."""
+_KEY_RACES_MAX = 10
+
 _encode = msgspec.json.encode
 
 
@@ -76,18 +80,14 @@ class Orders(Service, package="shop.v1"):
                 mine[place] = self._keys[place] = asyncio.get_running_loop().create_future()
                 fresh[i] = order
         try:
-            if mine:
-                for i in await self._already_placed(fresh):
-                    del fresh[i]
-                    repeats.append(i)
-            for i, placed in zip(fresh, await self._place(list(fresh.values())), strict=True):
-                outcomes[i] = placed
+            await self._place_fresh(fresh, repeats, outcomes)
         finally:
             for place, done in mine.items():
                 del self._keys[place]
                 done.set_result(None)
+        until = asyncio.get_running_loop().time() + min(_PATIENCE_S, (remaining_s() or 0.0) - 0.1)
         for i in repeats:
-            outcomes[i] = await self._repeated(requests[i])
+            outcomes[i] = await self._repeated(requests[i], until)
         return [outcome for outcome in outcomes if outcome is not None]
 
     @rpc(http="GET /v1/orders/{order_id}")
@@ -106,7 +106,7 @@ class Orders(Service, package="shop.v1"):
 
     @rpc(http="POST /v1/orders/{order_id}/cancel", timeout_s=5.0)
     async def cancel_order(self, request: CancelOrder) -> Order:
-        """Cancel an order that has not shipped; its stock and money go back before this answers."""
+        """Cancel an order that has not shipped. Its stock and money go back, whatever happens after this answer."""
         order = await self._unless_cancelling(request)
         if order.state is OrderState.CANCELLED:
             return order
@@ -157,6 +157,31 @@ class Orders(Service, package="shop.v1"):
             for r in requests
         ]
 
+    async def _place_fresh(
+        self, fresh: dict[int, ledger.NewOrder], repeats: list[int], outcomes: list[PlacedOrder | Error | None]
+    ) -> None:
+        """Place what is new; what turns out to be a repeat goes there."""
+        keyed = any(order.key is not None for order in fresh.values())
+        for _ in range(_KEY_RACES_MAX):
+            if keyed:
+                for i in await self._already_placed(fresh):
+                    del fresh[i]
+                    repeats.append(i)
+            try:
+                placed = await self._place(list(fresh.values()))
+            except Conflict as conflict:
+                if not keyed or conflict.code != "unique_violated":
+                    raise
+                continue  # another process was faster with a key, and nothing of this run was kept: look again
+            for i, outcome in zip(fresh, placed, strict=True):
+                outcomes[i] = outcome
+            return
+        raise Unavailable(
+            "other requests with the same idempotency keys keep coming; send it again",
+            code="not_placed",
+            retry_after_s=0.1,
+        )
+
     async def _place(self, orders: Sequence[ledger.NewOrder]) -> list[PlacedOrder | Error]:
         if not orders:
             return []
@@ -186,13 +211,16 @@ class Orders(Service, package="shop.v1"):
         known = await self._store.read(lambda tx: ledger.find_by_key(tx, keys))
         return [i for i, order in fresh.items() if order.key is not None and (order.user_id, order.key) in known]
 
-    async def _repeated(self, request: PlaceOrder) -> PlacedOrder | Error:
+    async def _repeated(self, request: PlaceOrder, until: float) -> PlacedOrder | Error:
         """The first answer again for the same order; a conflict for another one under the same key."""
         place = (_number(request.user_id), request.idempotency_key)
+        loop = asyncio.get_running_loop()
         while True:
             running = self._keys.get(place)
             if running is not None:
-                await asyncio.shield(running)
+                await asyncio.wait([running], timeout=max(0.0, until - loop.time()))
+                if not running.done():
+                    return _still_placing()
             row = (await self._store.read(lambda tx: ledger.find_by_key(tx, [place]))).get(place)
             if row is None:
                 return Unavailable(
@@ -210,8 +238,8 @@ class Orders(Service, package="shop.v1"):
                 )
             if order.state is not OrderState.PLACING:
                 return _answer(order, row)
-            if (remaining_s() or 0.0) <= 0.1:
-                return Unavailable("the order is still being placed; ask again", code="placing", retry_after_s=1.0)
+            if loop.time() >= until:
+                return _still_placing()
             await asyncio.sleep(0.05)  # another process, or recovery after a crash, is deciding it
 
     async def _unless_cancelling(self, request: CancelOrder) -> Order:
@@ -300,6 +328,10 @@ def _answer(order: Order, row: Row) -> PlacedOrder | Error:
         total_minor=order.total_minor,
         currency=order.currency,
     )
+
+
+def _still_placing() -> Unavailable:
+    return Unavailable("the order is still being placed; ask again", code="placing", retry_after_s=1.0)
 
 
 def _refusal(order_id: str, code: str, message: str) -> Error:

@@ -1,0 +1,185 @@
+"""Fulfilment's two loops against orders that repeat themselves, fail, and are cancelled in between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+import pytest_asyncio
+
+from dougong.clock import SystemClock
+from dougong.contract import BoundBatched
+from dougong.errors import Error, NotFound, Unavailable
+from dougong.store import Store, migrations_from, open_store
+from shop.fulfilment import FulfilmentSettings
+from shop.fulfilment import _warehouse as warehouse
+from shop.fulfilment._work import follow_orders, move_shipments
+from shop.orders import Advance, Advanced, FollowOrders, OrderEvent, OrderEvents, Orders, OrderState
+
+S = OrderState
+QUICK = FulfilmentSettings(stage_ms=0, batch=4, tick_ms=0)
+
+
+class FakeOrders:
+    """The two methods fulfilment calls."""
+
+    def __init__(self) -> None:
+        self.events: list[OrderEvent] = []
+        self.states: dict[int, OrderState] = {}
+        self.reports: list[tuple[int, OrderState]] = []
+        self.asked: list[int] = []
+        self.failures = 0
+        self.deaf = False
+        """Hands out everything from the start, whatever it is asked for."""
+        self.advance = BoundBatched(self._advance)
+
+    def happened(self, order_id: int, state: OrderState) -> None:
+        self.events.append(OrderEvent(seq=len(self.events) + 1, order_id=order_id, state=state))
+        self.states[order_id] = state
+
+    async def follow(self, request: FollowOrders) -> OrderEvents:
+        await asyncio.sleep(0)
+        self._fail()
+        self.asked.append(request.after)
+        after = 0 if self.deaf else request.after
+        return OrderEvents(items=[event for event in self.events if event.seq > after][: request.limit])
+
+    async def _advance(self, requests: Sequence[Advance]) -> Sequence[Advanced | Error]:
+        await asyncio.sleep(0)
+        self._fail()
+        answers: list[Advanced | Error] = []
+        for request in requests:
+            self.reports.append((request.order_id, request.state))
+            known = self.states.get(request.order_id)
+            if known is None:
+                answers.append(NotFound("there is no such order", code="unknown_order"))
+                continue
+            if known not in (S.CANCELLING, S.CANCELLED):
+                self.states[request.order_id] = request.state
+            answers.append(Advanced(state=self.states[request.order_id]))
+        return answers
+
+    def _fail(self) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise Unavailable("orders is away", code="connect_failed")
+
+
+@pytest_asyncio.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    made = await open_store(f"sqlite:///{tmp_path / 'fulfilment.db'}", name="fulfilment")
+    await made.migrate("fulfilment", migrations_from("shop.fulfilment.migrations"))
+    yield made
+    await made.close()
+
+
+@asynccontextmanager
+async def working(store: Store, orders: FakeOrders, *, instances: int = 1) -> AsyncGenerator[None]:
+    clock, fake = SystemClock(), cast(Orders, orders)
+    loops = [loop(store, clock, fake, QUICK) for loop in (follow_orders, move_shipments) for _ in range(instances)]
+    tasks = [asyncio.ensure_future(loop) for loop in loops]
+    try:
+        yield
+        assert not any(task.done() for task in tasks), [task for task in tasks if task.done()]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def until(check: Callable[[], Awaitable[bool]]) -> None:
+    """The deadline only ends a test that would never end."""
+    async with asyncio.timeout(30):
+        while not await check():
+            await asyncio.sleep(0.002)
+
+
+async def shipments(store: Store) -> dict[object, object]:
+    return dict(await store.fetch_all("SELECT order_id, state FROM shipments"))  # type: ignore[arg-type]
+
+
+def all_are(store: Store, state: OrderState, count: int) -> Callable[[], Awaitable[bool]]:
+    async def check() -> bool:
+        found = await shipments(store)
+        return len(found) == count and set(found.values()) == {state.value}
+
+    return check
+
+
+async def test_confirmed_orders_go_through_every_state_to_the_customer(store: Store) -> None:
+    orders = FakeOrders()
+    for order_id in range(2, 24, 2):
+        orders.happened(order_id, S.CONFIRMED)
+    async with working(store, orders):
+        await until(all_are(store, S.DELIVERED, 11))
+    assert set(orders.states.values()) == {S.DELIVERED}
+    assert [state for order_id, state in orders.reports if order_id == 2] == [S.PICKING, S.SHIPPED, S.DELIVERED]
+
+
+async def test_repeated_events_and_several_instances_change_nothing(store: Store) -> None:
+    orders = FakeOrders()
+    orders.deaf = True
+    for order_id in (2, 4, 6):
+        orders.happened(order_id, S.CONFIRMED)
+    async with working(store, orders, instances=2):
+        await until(all_are(store, S.DELIVERED, 3))
+        seen = len(orders.asked)
+        await until(lambda: _true(len(orders.asked) > seen + 10))
+    assert await shipments(store) == {2: "delivered", 4: "delivered", 6: "delivered"}
+
+
+async def test_the_position_never_goes_back(store: Store) -> None:
+    """Of two instances the slower one stores an older page last."""
+    new = [OrderEvent(seq=n, order_id=2 * n, state=S.CONFIRMED) for n in (1, 2, 3)]
+    await store.write(lambda tx: warehouse.take_in(tx, new, 1))
+    await store.write(lambda tx: warehouse.take_in(tx, new[:1], 1))
+    assert await store.read(warehouse.position) == 3
+
+
+async def test_a_cancelled_order_goes_nowhere(store: Store) -> None:
+    orders = FakeOrders()
+    orders.happened(2, S.CONFIRMED)
+    orders.happened(4, S.CONFIRMED)
+    orders.happened(2, S.CANCELLED)
+    async with working(store, orders):
+        await until(lambda: _delivered(store, 4))
+    assert await shipments(store) == {2: "cancelled", 4: "delivered"}
+    assert orders.states[2] is S.CANCELLED
+
+
+async def test_an_order_that_orders_does_not_know_is_let_go(store: Store) -> None:
+    orders = FakeOrders()
+    orders.happened(2, S.CONFIRMED)
+    del orders.states[2]
+    async with working(store, orders):
+        await until(all_are(store, S.CANCELLED, 1))
+
+
+async def test_an_order_whose_cancellation_is_refused_is_delivered_after_all(store: Store) -> None:
+    orders = FakeOrders()
+    orders.happened(2, S.CONFIRMED)
+    orders.states[2] = S.CANCELLING
+    async with working(store, orders):
+        await until(lambda: _true((2, S.PICKING) in orders.reports[1:]))
+        orders.states[2] = S.CONFIRMED  # a participant was away, so the order stands
+        await until(all_are(store, S.DELIVERED, 1))
+    assert orders.states[2] is S.DELIVERED
+
+
+async def test_orders_away_for_long_is_waited_for(store: Store) -> None:
+    orders = FakeOrders()
+    orders.happened(2, S.CONFIRMED)
+    orders.failures = 3000
+    async with working(store, orders):  # the pause grows from nothing, so it stays nothing
+        await until(all_are(store, S.DELIVERED, 1))
+
+
+async def _true(value: bool) -> bool:
+    return value
+
+
+async def _delivered(store: Store, order_id: int) -> bool:
+    return (await shipments(store)).get(order_id) == "delivered"
