@@ -96,8 +96,8 @@ async def test_money_is_never_overdrawn_and_always_adds_up(
         for user in (1, 2, 3):
             await store.write(
                 lambda tx, u=user: tx.execute(  # type: ignore[misc]
-                    "INSERT INTO wallets (user_id, currency, available, deposited) VALUES (?1, 'EUR', ?2, ?2)",
-                    (u, MONEY),
+                    "INSERT INTO wallets (user_id, currency, available, deposited) VALUES (?, 'EUR', ?, ?)",
+                    (u, MONEY, MONEY),
                 )
             )
         holds, number = WalletHolds(), 0

@@ -90,10 +90,10 @@ async def shop_stores(directory: Path) -> AsyncGenerator[tuple[Store, Store]]:
         products = [PutProduct(sku=s, name=s, price_minor=PRICE_MINOR, restock=STOCK) for s in ("bolt", "nut", "gear")]
         products.append(PutProduct(sku="yen", name="yen", price_minor=1, currency="JPY", restock=STOCK))
         await inventory.write(lambda tx: put_products(tx, products))
-        wallets = [(user, 1_000_000) for user in range(1, 6)]
+        wallets = [(user, 1_000_000, 1_000_000) for user in range(1, 6)]
         await users.write(
             lambda tx: tx.execute_many(
-                "INSERT INTO wallets (user_id, currency, available, deposited) VALUES (?1, 'EUR', ?2, ?2)", wallets
+                "INSERT INTO wallets (user_id, currency, available, deposited) VALUES (?, 'EUR', ?, ?)", wallets
             )
         )
         yield inventory, users

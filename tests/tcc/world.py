@@ -178,8 +178,8 @@ class Shelf(Participant[Take], service="test.v1.Shelf", payload=Take):
         answers: list[Refusal | None] = []
         for hold in holds:
             took = await tx.execute(
-                "UPDATE shelf SET available = available - ?1, frozen = frozen + ?1 WHERE sku = ?2 AND available >= ?1",
-                (hold.payload.quantity, hold.payload.sku),
+                "UPDATE shelf SET available = available - ?, frozen = frozen + ? WHERE sku = ? AND available >= ?",
+                (hold.payload.quantity, hold.payload.quantity, hold.payload.sku, hold.payload.quantity),
             )
             answers.append(None if took else Refusal("insufficient_stock", f"not enough of {hold.payload.sku}"))
         return answers
@@ -187,13 +187,13 @@ class Shelf(Participant[Take], service="test.v1.Shelf", payload=Take):
     async def confirm(self, tx: Tx, holds: Sequence[Hold[Take]]) -> None:
         if any(hold.transaction in self.poison for hold in holds):
             raise RuntimeError("poison")
-        await self._move(tx, "UPDATE shelf SET frozen = frozen - ?1, sold = sold + ?1 WHERE sku = ?2", holds)
+        await self._move(tx, "UPDATE shelf SET frozen = frozen - ?, sold = sold + ? WHERE sku = ?", holds)
 
     async def cancel(self, tx: Tx, holds: Sequence[Hold[Take]]) -> None:
-        await self._move(tx, "UPDATE shelf SET frozen = frozen - ?1, available = available + ?1 WHERE sku = ?2", holds)
+        await self._move(tx, "UPDATE shelf SET frozen = frozen - ?, available = available + ? WHERE sku = ?", holds)
 
     async def _move(self, tx: Tx, sql: str, holds: Sequence[Hold[Take]]) -> None:
-        await tx.execute_many(sql, [(hold.payload.quantity, hold.payload.sku) for hold in holds])
+        await tx.execute_many(sql, [(hold.payload.quantity, hold.payload.quantity, hold.payload.sku) for hold in holds])
 
 
 class Purse(Shelf, service="test.v1.Purse", payload=Take):

@@ -50,7 +50,7 @@ create table if not exists history (
 """
 
 # A deadline further away than the TTL was set by a boot whose monotonic clock stood higher: overdue too.
-_OVERDUE = "deadline_us <= ?1 or deadline_us > ?1 + ttl_us"
+_OVERDUE = "(deadline_us <= ? or deadline_us > ? + ttl_us)"
 
 
 class Glance(NamedTuple):
@@ -105,7 +105,7 @@ class RegistryFile:
     def keep_alive(self, lease: int) -> float:
         def step(now_us: int) -> float:
             row = self._db.execute(
-                "update lease set deadline_us = ?1 + ttl_us where id = ?2 returning ttl_us", (now_us, lease)
+                "update lease set deadline_us = ? + ttl_us where id = ? returning ttl_us", (now_us, lease)
             ).fetchall()
             return float(row[0][0]) / 1e6 if row else 0.0
 
@@ -188,9 +188,9 @@ class RegistryFile:
             raise lease_not_found(lease, key)
         revision = self._revision() + 1
         self._db.execute(
-            "insert into entry values (?1, ?2, ?3, ?3, ?4) on conflict (key) do update set "
+            "insert into entry values (?, ?, ?, ?, ?) on conflict (key) do update set "
             "value = excluded.value, mod_revision = excluded.mod_revision, lease = excluded.lease",
-            (key, value, revision, lease),
+            (key, value, revision, revision, lease),
         )
         self._record([Change(ChangeKind.PUT, key, revision, value)])
         return revision
@@ -222,7 +222,7 @@ class RegistryFile:
         self._db.execute("delete from history where revision <= ?", (revision,))
 
     def _overdue(self, now_us: int) -> Sequence[int]:
-        rows = self._db.execute(f"select id from lease where {_OVERDUE} order by deadline_us, id", (now_us,))  # noqa: S608
+        rows = self._db.execute(f"select id from lease where {_OVERDUE} order by deadline_us, id", (now_us, now_us))  # noqa: S608
         return [lease for (lease,) in rows.fetchall()]
 
     def _write(self, step: Callable[[int], T]) -> T:

@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 
 class Tx(Protocol):
-    """A transaction in progress. Parameters are always bound; SQL text is never built from values."""
+    """A transaction in progress. Parameters are always bound, one `?` each; SQL text is never built from values."""
 
     async def execute(self, sql: str, parameters: Sequence[Value] = ()) -> int:
         """Run one statement; the number of rows it changed."""

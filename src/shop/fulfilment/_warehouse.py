@@ -36,9 +36,9 @@ async def position(tx: Tx) -> int:
 async def take_in(tx: Tx, events: Sequence[OrderEvent], now_us: int) -> None:
     """New shipments for confirmed orders, an end for cancelled ones, and the position, all at once."""
     await tx.execute_many(
-        "INSERT INTO shipments (order_id, state, due_us, updated_us) VALUES (?1, 'confirmed', ?2, ?2) "
+        "INSERT INTO shipments (order_id, state, due_us, updated_us) VALUES (?, 'confirmed', ?, ?) "
         "ON CONFLICT (order_id) DO NOTHING",
-        [(event.order_id, now_us) for event in events if event.state is OrderState.CONFIRMED],
+        [(event.order_id, now_us, now_us) for event in events if event.state is OrderState.CONFIRMED],
     )
     await tx.execute_many(
         "UPDATE shipments SET state = 'cancelled', due_us = NULL, updated_us = ? WHERE order_id = ?",

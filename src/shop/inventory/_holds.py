@@ -29,27 +29,27 @@ class StockHolds(Participant[Reserve], service="shop.v1.StockHolds", payload=Res
         taken: defaultdict[str, int] = defaultdict(int)
         answers = [_reserve(hold.payload.lines, left, taken) for hold in holds]
         await tx.execute_many(
-            "UPDATE stock SET available = available - ?1, frozen = frozen + ?1 WHERE sku = ?2",
-            [(quantity, sku) for sku, quantity in taken.items() if quantity],
+            "UPDATE stock SET available = available - ?, frozen = frozen + ? WHERE sku = ?",
+            [(quantity, quantity, sku) for sku, quantity in taken.items() if quantity],
         )
         return answers
 
     async def confirm(self, tx: Tx, holds: Sequence[Hold[Reserve]]) -> None:
         sold, returned = _sums(holds)
         await tx.execute_many(
-            "UPDATE stock SET frozen = frozen - ?1, sold = sold + ?1 WHERE sku = ?2",
-            [(quantity, sku) for sku, quantity in sold.items()],
+            "UPDATE stock SET frozen = frozen - ?, sold = sold + ? WHERE sku = ?",
+            [(quantity, quantity, sku) for sku, quantity in sold.items()],
         )
         await tx.execute_many(
-            "UPDATE stock SET sold = sold - ?1, available = available + ?1 WHERE sku = ?2",
-            [(quantity, sku) for sku, quantity in returned.items()],
+            "UPDATE stock SET sold = sold - ?, available = available + ? WHERE sku = ?",
+            [(quantity, quantity, sku) for sku, quantity in returned.items()],
         )
 
     async def cancel(self, tx: Tx, holds: Sequence[Hold[Reserve]]) -> None:
         released, _ = _sums(holds)
         await tx.execute_many(
-            "UPDATE stock SET frozen = frozen - ?1, available = available + ?1 WHERE sku = ?2",
-            [(quantity, sku) for sku, quantity in released.items()],
+            "UPDATE stock SET frozen = frozen - ?, available = available + ? WHERE sku = ?",
+            [(quantity, quantity, sku) for sku, quantity in released.items()],
         )
 
 

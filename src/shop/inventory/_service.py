@@ -94,9 +94,9 @@ def _product(row: Row) -> Product:
 async def put_products(tx: Tx, products: Sequence[PutProduct]) -> None:
     """Insert or change; `restock` adds to available and total alike, so that the books stay true."""
     await tx.execute_many(
-        "INSERT INTO stock (sku, name, price_minor, currency, available, total) VALUES (?1, ?2, ?3, ?4, ?5, ?5) "
+        "INSERT INTO stock (sku, name, price_minor, currency, available, total) VALUES (?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (sku) DO UPDATE SET name = excluded.name, price_minor = excluded.price_minor, "
         "currency = excluded.currency, available = available + excluded.available, "
         "total = total + excluded.total, version = version + 1",
-        [(p.sku, p.name, p.price_minor, p.currency, p.restock) for p in products],
+        [(p.sku, p.name, p.price_minor, p.currency, p.restock, p.restock) for p in products],
     )

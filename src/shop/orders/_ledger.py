@@ -72,8 +72,8 @@ async def insert(tx: Tx, orders: Sequence[NewOrder], now_us: int) -> None:
     """Write new orders, not yet decided."""
     await tx.execute_many(
         "INSERT INTO orders (id, user_id, state, total_minor, currency, lines, idempotency_key, created_us, "
-        "updated_us) VALUES (?1, ?2, 'placing', ?3, ?4, ?5, ?6, ?7, ?7)",
-        [(o.id, o.user_id, o.total_minor, o.currency, o.lines, o.key, now_us) for o in orders],
+        "updated_us) VALUES (?, ?, 'placing', ?, ?, ?, ?, ?, ?)",
+        [(o.id, o.user_id, o.total_minor, o.currency, o.lines, o.key, now_us, now_us) for o in orders],
     )
 
 
@@ -90,13 +90,15 @@ async def settle(tx: Tx, decisions: Sequence[Decision], now_us: int) -> None:
         )
         await _record(tx, [order_id for _, order_id in confirmed], OrderState.CONFIRMED)
     refused = [
-        (d.code, d.message, now_us, d.transaction) for d in decisions if not d.accepted and not d.transaction & 1
+        (d.code, d.message, now_us, d.code, d.transaction)
+        for d in decisions
+        if not d.accepted and not d.transaction & 1
     ]
     if refused:
         await tx.execute_many(
-            "UPDATE orders SET state = 'refused', refusal_code = ?1, refusal = ?2, updated_us = ?3, "
-            "idempotency_key = CASE WHEN ?1 <> 'unavailable' THEN idempotency_key END "
-            "WHERE id = ?4 AND state = 'placing'",
+            "UPDATE orders SET state = 'refused', refusal_code = ?, refusal = ?, updated_us = ?, "
+            "idempotency_key = CASE WHEN ? <> 'unavailable' THEN idempotency_key END "
+            "WHERE id = ? AND state = 'placing'",
             refused,
         )
     reversals = {d.transaction: d.accepted for d in decisions if d.transaction & 1}

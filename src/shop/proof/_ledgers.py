@@ -128,12 +128,12 @@ def _fence(books: sqlite3.Connection, database: str, participant: str) -> Iterat
     for id_, state, branch in books.execute(
         f"""
         SELECT t.id, t.state, f.state FROM dougong_transactions t
-        LEFT JOIN {database}.dougong_fence f ON f.scope = ?1 AND f.transaction_id = t.id
-        WHERE t.branches IN (SELECT s.ref FROM dougong_branch_sets s, json_each(s.participants) p WHERE p.value = ?3)
-        AND (t.state = 3 AND f.state IS NOT 2 AND NOT (f.state IS NULL AND t.created_us < ?2 + {_CLOCK_SLACK_US})
+        LEFT JOIN {database}.dougong_fence f ON f.scope = ? AND f.transaction_id = t.id
+        WHERE t.branches IN (SELECT s.ref FROM dougong_branch_sets s, json_each(s.participants) p WHERE p.value = ?)
+        AND (t.state = 3 AND f.state IS NOT 2 AND NOT (f.state IS NULL AND t.created_us < ? + {_CLOCK_SLACK_US})
             OR t.state = 5 AND f.state IN (1, 2))
         """,  # noqa: S608 (our own constants)
-        (*scope, participant),
+        (scope[0], participant, scope[1]),
     ):
         said = _words(BranchState(branch)) if branch is not None else "missing"
         yield (

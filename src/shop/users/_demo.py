@@ -33,7 +33,8 @@ async def seed(store: Store, clock: Clock, passwords: Passwords, settings: Users
     customers = (
         (n, f"user-{n}@shop.example", f"Customer {n}", password_hash, "customer", now_us) for n in range(1, count + 1)
     )
-    wallets = ((n, settings.currency, settings.demo_credit_minor) for n in range(1, count + 3))
+    credit = settings.demo_credit_minor
+    wallets = ((n, settings.currency, credit, credit) for n in range(1, count + 3))
 
     async def unit(tx: Tx) -> None:
         if await tx.fetch_one("SELECT 1 FROM users LIMIT 1") is not None:
@@ -43,7 +44,7 @@ async def seed(store: Store, clock: Clock, passwords: Passwords, settings: Users
             itertools.chain(customers, staff),
         )
         await tx.execute_many(
-            "INSERT INTO wallets (user_id, currency, available, deposited) VALUES (?1, ?2, ?3, ?3)", wallets
+            "INSERT INTO wallets (user_id, currency, available, deposited) VALUES (?, ?, ?, ?)", wallets
         )
 
     await store.write(unit)

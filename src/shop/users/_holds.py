@@ -35,27 +35,27 @@ class WalletHolds(Participant[Charge], service="shop.v1.WalletHolds", payload=Ch
                 wallets[charge.user_id] = (wallet[0] - charge.amount_minor, wallet[1])
                 taken[charge.user_id] += charge.amount_minor
         await tx.execute_many(
-            "UPDATE wallets SET available = available - ?1, frozen = frozen + ?1 WHERE user_id = ?2",
-            [(amount, user_id) for user_id, amount in taken.items()],
+            "UPDATE wallets SET available = available - ?, frozen = frozen + ? WHERE user_id = ?",
+            [(amount, amount, user_id) for user_id, amount in taken.items()],
         )
         return answers
 
     async def confirm(self, tx: Tx, holds: Sequence[Hold[Charge]]) -> None:
         spent, refunded = _sums(holds)
         await tx.execute_many(
-            "UPDATE wallets SET frozen = frozen - ?1, spent = spent + ?1 WHERE user_id = ?2",
-            [(amount, user_id) for user_id, amount in spent.items()],
+            "UPDATE wallets SET frozen = frozen - ?, spent = spent + ? WHERE user_id = ?",
+            [(amount, amount, user_id) for user_id, amount in spent.items()],
         )
         await tx.execute_many(
-            "UPDATE wallets SET spent = spent - ?1, available = available + ?1 WHERE user_id = ?2",
-            [(amount, user_id) for user_id, amount in refunded.items()],
+            "UPDATE wallets SET spent = spent - ?, available = available + ? WHERE user_id = ?",
+            [(amount, amount, user_id) for user_id, amount in refunded.items()],
         )
 
     async def cancel(self, tx: Tx, holds: Sequence[Hold[Charge]]) -> None:
         released, _ = _sums(holds)
         await tx.execute_many(
-            "UPDATE wallets SET frozen = frozen - ?1, available = available + ?1 WHERE user_id = ?2",
-            [(amount, user_id) for user_id, amount in released.items()],
+            "UPDATE wallets SET frozen = frozen - ?, available = available + ? WHERE user_id = ?",
+            [(amount, amount, user_id) for user_id, amount in released.items()],
         )
 
 

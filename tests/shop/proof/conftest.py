@@ -42,17 +42,19 @@ class Databases:
         for sku in SKUS:
             self.run(
                 "inventory",
-                "INSERT INTO stock (sku, name, price_minor, currency, available, total) "
-                "VALUES (?1, ?1, ?2, 'EUR', ?3, ?3)",
+                "INSERT INTO stock (sku, name, price_minor, currency, available, total) VALUES (?, ?, ?, 'EUR', ?, ?)",
+                sku,
                 sku,
                 PRICE,
+                STOCK,
                 STOCK,
             )
         for user_id in (1, 2, 3):
             self.run(
                 "users",
-                "INSERT INTO wallets (user_id, currency, available, deposited) VALUES (?1, 'EUR', ?2, ?2)",
+                "INSERT INTO wallets (user_id, currency, available, deposited) VALUES (?, 'EUR', ?, ?)",
                 user_id,
+                CREDIT,
                 CREDIT,
             )
         self.before: Before = look_before(data)
@@ -80,13 +82,14 @@ class Databases:
         self.run(
             "orders",
             "INSERT INTO orders (id, user_id, state, total_minor, currency, lines, idempotency_key, created_us, "
-            "updated_us) VALUES (?1, ?2, ?3, ?4, 'EUR', ?5, ?6, ?7, ?7)",
+            "updated_us) VALUES (?, ?, ?, ?, 'EUR', ?, ?, ?, ?)",
             id_,
             user_id,
             state.value,
             pieces * PRICE,
             msgspec.json.encode(wanted).decode(),
             key or None,
+            NOW_US,
             NOW_US,
         )
         self.transaction(id_, user_id, lines, accepted=accepted)
@@ -135,14 +138,16 @@ class Databases:
         for sku, quantity in lines:
             self.run(
                 "inventory",
-                "UPDATE stock SET available = available - ?1, sold = sold + ?1 WHERE sku = ?2",
+                "UPDATE stock SET available = available - ?, sold = sold + ? WHERE sku = ?",
+                quantity,
                 quantity,
                 sku,
             )
         amount = sum(quantity for _, quantity in lines) * PRICE
         self.run(
             "users",
-            "UPDATE wallets SET available = available - ?1, spent = spent + ?1 WHERE user_id = ?2",
+            "UPDATE wallets SET available = available - ?, spent = spent + ? WHERE user_id = ?",
+            amount,
             amount,
             user_id,
         )
