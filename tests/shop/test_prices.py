@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from dougong.contract import BoundBatched
 from dougong.errors import Error, NotFound, Unavailable
+from dougong.rpc import call_scope, remaining_s
 from shop.inventory import GetProduct, Inventory, Product
 from shop.orders._prices import Prices
 
@@ -32,12 +33,15 @@ class FakeInventory:
         self.price = {"bolt": 100, "nut": 50}
         self.asked: list[list[str]] = []
         self.away = False
+        self.left_s: float | None = None
+        """The deadline it was last called with."""
         self.open = asyncio.Event()
         self.open.set()
         self.get_product = BoundBatched(self._get_product)
 
     async def _get_product(self, requests: Sequence[GetProduct]) -> Sequence[Product | Error]:
         self.asked.append(sorted(request.sku for request in requests))
+        self.left_s = remaining_s()
         await self.open.wait()
         return [self._answer(request.sku) for request in requests]
 
@@ -90,6 +94,17 @@ async def test_an_older_price_is_used_while_it_is_fetched_once(cache: Cache) -> 
     cache.inventory.open.set()
     await turns()
     assert await cache.get("bolt") == [120]
+
+
+async def test_a_refresh_does_not_end_with_the_call_that_began_it(cache: Cache) -> None:
+    with call_scope(timeout_s=5):
+        await cache.get("bolt")
+        assert cache.inventory.left_s is not None
+        cache.clock.now_s += 6
+        await cache.get("bolt")
+        await turns()
+    assert cache.inventory.asked == [["bolt"], ["bolt"]]
+    assert cache.inventory.left_s is None
 
 
 async def test_with_inventory_away_prices_last_for_a_minute(cache: Cache) -> None:

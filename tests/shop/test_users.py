@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from dougong.clock import SystemClock
-from dougong.errors import Conflict, NotFound, Overloaded, Unauthenticated
+from dougong.contract import codec
+from dougong.errors import Conflict, Invalid, NotFound, Overloaded, Unauthenticated
 from dougong.rpc import JwtIssuer
 from dougong.store import Store, migrations_from, open_store
 from shop.users import GetProfile, GetWallet, Login, Register, UpdateProfile, Users, UsersSettings
@@ -114,6 +115,19 @@ async def test_names_of_any_script_come_back_as_they_were(desk: Desk) -> None:
     profile = await desk.users.register(Register(email="斗@拱.example", password="пароль-пароль", name="斗拱 🏯 é"))
     token = await desk.users.login(Login(email="斗@拱.example", password="пароль-пароль"))
     assert (await desk.users.get_profile(GetProfile(user_id=token.user_id))).name == profile.name == "斗拱 🏯 é"
+
+
+@pytest.mark.parametrize("hidden", ["\x00", "\n", "\x1b", "\x85", "\u202e", "\u2066"])
+def test_names_and_addresses_hold_nothing_that_disguises_them(hidden: str) -> None:
+    validate = codec(Register).validate
+    validate(Register(email="斗@拱.example", password="12345678", name="斗拱 🏯 é"))
+    for bad in (f"a{hidden}b", hidden, f"a{hidden}"):
+        with pytest.raises(Invalid, match="name"):
+            validate(Register(email="a@b.example", password="12345678", name=bad))
+        with pytest.raises(Invalid, match="email"):
+            validate(Register(email=f"{bad}@b.example", password="12345678", name="a"))
+        with pytest.raises(Invalid, match="email"):
+            validate(Register(email=f"a@b.{bad}", password="12345678", name="a"))
 
 
 async def test_a_database_is_filled_once_also_by_two_instances(desk: Desk) -> None:

@@ -7,6 +7,7 @@ fetched again in the background, and one older than `stale_s` is waited for.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Iterable
 
 from dougong.clock import Clock
@@ -46,7 +47,10 @@ class Prices:
             if age > self._fresh_s:
                 stale.append(sku)
         if stale and (self._refresh is None or self._refresh.done()):
-            self._refresh = asyncio.create_task(self._fetch(stale), name="prices-refresh")
+            # An empty context: the refresh outlives this call, and must not end with its deadline.
+            self._refresh = asyncio.get_running_loop().create_task(
+                self._fetch(stale), name="prices-refresh", context=contextvars.Context()
+            )
         if missing:
             answer.update(await self._fetch(missing))
         return answer

@@ -22,9 +22,11 @@ __all__ = [
     "WalletBooks",
 ]
 
-Email = Annotated[str, Meta(min_length=3, max_length=254, pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$(?!\n)")]
+# No control characters, nor those that turn the direction of text: such a name is made to look like another one.
+_PRINTED = r"(?!.*[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069])"
+Email = Annotated[str, Meta(min_length=3, max_length=254, pattern=r"^" + _PRINTED + r"[^@\s]+@[^@\s]+\.[^@\s]+$(?!\n)")]
 Password = Annotated[str, Meta(min_length=8, max_length=128)]
-Name = Annotated[str, Meta(min_length=1, max_length=100)]
+Name = Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^" + _PRINTED + r".*$(?!\n)")]
 
 
 class Register(Message):
