@@ -8,7 +8,7 @@ import signal
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -149,7 +149,7 @@ def gated(tmp_path: Path) -> str:
 
 
 class TestInABrowser:
-    pytestmark = [*processes, in_a_browser]
+    pytestmark: ClassVar = [*processes, in_a_browser]
 
     async def test_it_says_who_serves_who_died_and_who_is_back(self, tmp_path: Path, browser: Browser) -> None:
         gate, page = tmp_path / "gate", browser.page
