@@ -57,7 +57,7 @@ class Cache:
     def __init__(self) -> None:
         self.clock = HandClock()
         self.inventory = FakeInventory()
-        self.prices = Prices(cast(Inventory, self.inventory), self.clock)
+        self.prices = Prices(cast(Inventory, self.inventory), self.clock, wait_s=0.2)
 
     async def get(self, *skus: str) -> list[int | str]:
         found = await self.prices.get_many(skus)
@@ -111,12 +111,21 @@ async def test_with_inventory_away_prices_last_for_a_minute(cache: Cache) -> Non
     await cache.get("bolt")
     cache.inventory.away = True
     cache.clock.now_s += 59
-    assert await cache.get("bolt", "nut") == [100, "connect_failed"]
+    assert await cache.get("bolt", "nut") == [100, "price_unavailable"]
     await turns()
     assert await cache.get("bolt") == [100]
     cache.clock.now_s += 2
-    assert await cache.get("bolt") == ["connect_failed"]
+    assert await cache.get("bolt") == ["price_unavailable"]
     cache.inventory.away = False
+    assert await cache.get("bolt", "nut") == [100, 50]
+
+
+async def test_orders_whose_prices_are_known_do_not_wait_for_an_inventory_that_hangs(cache: Cache) -> None:
+    await cache.get("bolt")
+    cache.inventory.open.clear()
+    async with asyncio.timeout(30):
+        assert await cache.get("bolt", "nut") == [100, "price_unavailable"]
+    cache.inventory.open.set()
     assert await cache.get("bolt", "nut") == [100, 50]
 
 
