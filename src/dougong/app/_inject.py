@@ -123,7 +123,7 @@ def _hints(target: Callable[..., object], where: str) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _once(generator: AsyncGenerator[object, Any]) -> AsyncIterator[object]:
+async def _once(generator: AsyncGenerator[object, Any]) -> AsyncGenerator[object]:
     name = getattr(generator, "__qualname__", repr(generator))
     try:
         value = await anext(generator)

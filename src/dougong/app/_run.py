@@ -7,7 +7,7 @@ import ctypes
 import gc
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
@@ -81,7 +81,7 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
 
 
 @asynccontextmanager
-async def _given_up_on(stop: asyncio.Event) -> AsyncIterator[None]:
+async def _given_up_on(stop: asyncio.Event) -> AsyncGenerator[None]:
     """Leave the block, wherever it waits, once `stop` is set: nobody waits for a start that is not wanted any more."""
     scope = asyncio.timeout(None)
     try:
@@ -146,7 +146,7 @@ def _system(apps: Sequence[App], path: str) -> System | None:
 
 
 @asynccontextmanager
-async def _host(apps: Sequence[App], settings: RunSettings) -> AsyncIterator[Host]:
+async def _host(apps: Sequence[App], settings: RunSettings) -> AsyncGenerator[Host]:
     data = Path(settings.data).absolute()  # noqa: ASYNC240 (looks at the working directory, nothing else)
     system = _system(apps, settings.system)
     ensure_secrets(data / "keys")

@@ -7,7 +7,7 @@ that it also helps when nothing runs.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -169,7 +169,7 @@ async def cancel(transaction: int, *, app: str = "", data: Path | None = None, j
 
 
 @asynccontextmanager
-async def _logs(data: Path | None, app: str) -> AsyncIterator[dict[str, Operator]]:
+async def _logs(data: Path | None, app: str) -> AsyncGenerator[dict[str, Operator]]:
     """App name → operator of its log, for every database in the data directory that has one."""
     directory = data_directory(data)
     logs: dict[str, Operator] = {}
