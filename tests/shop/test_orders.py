@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from tests.shop.till import STOCK, Counter, Gate, counter, gates, order, outcome, shop_stores
 
-from dougong.errors import Conflict, Error, NotFound, Unavailable
+from dougong.errors import Conflict, Error, Internal, NotFound, Unavailable
 from dougong.rpc import call_scope
 from dougong.store import Store, Tx
 from dougong.tcc import CoordinatorSettings, RetrySchedule
@@ -198,6 +198,30 @@ async def test_with_a_participant_away_nothing_is_half_done_and_the_same_key_wor
     assert await stand.stock() == (STOCK - 1, 0, 1)
     row = await stand.users.fetch_one("SELECT frozen, spent FROM wallets WHERE user_id = 1")
     assert row == (0, 250)
+
+
+async def test_a_participant_with_a_bug_is_our_fault_not_the_customers_and_tells_nothing_of_itself(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(self: StockHolds, tx: Tx, holds: object) -> None:
+        raise RuntimeError("secret detail")
+
+    till = await stand.open()
+    with monkeypatch.context() as patch:
+        patch.setattr(StockHolds, "try_", broken)
+        (first,) = await till.place(order(key="k"))
+    (again,) = await till.place(order(key="k"))
+    for answer in (first, again):
+        assert isinstance(answer, Internal)
+        assert answer.code == "participant_failed"
+        assert "secret" not in str(answer)
+    (listed,) = (await till.orders.list_orders(ListOrders(user_id="1"))).items
+    assert listed.state is OrderState.REFUSED
+    assert listed.refusal
+    assert "secret" not in listed.refusal
+    await stand.settled(till)
+    assert await stand.stock() == (STOCK, 0, 0)
+    assert await stand.users.fetch_one("SELECT frozen, spent FROM wallets WHERE user_id = 1") == (0, 0)
 
 
 async def test_a_repeat_of_an_order_in_doubt_does_not_hold_up_its_neighbours(stand: Stand) -> None:

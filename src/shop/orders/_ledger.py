@@ -16,6 +16,8 @@ from dougong.tcc import Decision
 from shop.orders._contract import Line, Order, OrderEvent, OrderState
 
 __all__ = [
+    "FAULT",
+    "FAULTS",
     "NewOrder",
     "advance",
     "events_after",
@@ -42,6 +44,10 @@ _BEFORE = {
     OrderState.SHIPPED: (OrderState.CONFIRMED, OrderState.PICKING),
     OrderState.DELIVERED: (OrderState.CONFIRMED, OrderState.PICKING, OrderState.SHIPPED),
 }
+
+FAULTS = frozenset({"internal", "participant_failed", "bad_reply", "bad_batch"})
+"""Refusal codes that are no answer of a participant's but its failure. The logs have the reason, customers do not."""
+FAULT = "a fault on our side stopped this order; it is in our logs"
 
 _decode_lines = msgspec.json.Decoder(list[Line]).decode
 _encode = msgspec.json.encode
@@ -199,7 +205,7 @@ async def _record(tx: Tx, ids: Sequence[int], state: OrderState) -> None:
 
 def to_order(row: Row) -> Order:
     """The wire form of a row."""
-    order_id, user_id, state, total_minor, currency, lines, created_us, updated_us, _, refusal = row
+    order_id, user_id, state, total_minor, currency, lines, created_us, updated_us, code, refusal = row
     return Order(
         order_id=str(order_id),
         user_id=str(user_id),
@@ -209,5 +215,5 @@ def to_order(row: Row) -> Order:
         currency=currency,  # type: ignore[arg-type]
         created_us=created_us,  # type: ignore[arg-type]
         updated_us=updated_us,  # type: ignore[arg-type]
-        refusal=refusal or "",  # type: ignore[arg-type]
+        refusal=FAULT if code in FAULTS else refusal or "",  # type: ignore[arg-type]
     )

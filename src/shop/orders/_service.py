@@ -9,7 +9,7 @@ import msgspec
 
 from dougong.clock import Clock
 from dougong.contract import Service, batched, rpc
-from dougong.errors import Conflict, Error, Invalid, NotFound, Unavailable
+from dougong.errors import Conflict, Error, Internal, Invalid, NotFound, Unavailable
 from dougong.rpc import remaining_s
 from dougong.store import IdBlocks, Row, Store, Tx
 from dougong.tcc import Coordinator, NewTransaction, Outcome, TransactionState
@@ -337,4 +337,6 @@ def _still_placing() -> Unavailable:
 def _refusal(order_id: str, code: str, message: str) -> Error:
     if code == "unavailable":
         return Unavailable(message, code="participant_unavailable", retry_after_s=1.0, order_id=order_id)
+    if code in ledger.FAULTS:
+        return Internal(ledger.FAULT, code=code, order_id=order_id)
     return Conflict(message, code=code, order_id=order_id)
