@@ -252,12 +252,15 @@ class Supervisor:
 
     async def _look(self) -> None:
         """Keep the picture of who serves up to date from the registry."""
+        silent = False
         while True:
             try:
                 registered = await self._registered()
+                silent = False
             except Error as error:  # it is locked, its disk is full: that passes, and we are still here then
-                log.warning("the registry cannot be read", error=str(error))
-                registered = []
+                if not silent:
+                    log.warning("the registry cannot be read", error=str(error))
+                silent, registered = True, []
             serving = {
                 i.instance.metadata.get("pid"): i.instance
                 for i in registered

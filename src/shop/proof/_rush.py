@@ -15,6 +15,7 @@ from typing import Any, cast
 import aiohttp
 import msgspec
 
+from dougong.app import registry_url
 from dougong.errors import Error, NotFound, Unavailable
 from dougong.evidence import Discrepancy, RushOptions, Zipf
 from dougong.registry import Discovery, open_registry
@@ -49,7 +50,7 @@ class OrderRush:
             data = Path(options.data)
             if not (data / "registry.db").exists():
                 raise NotFound(f"the shop is not up on {data}; start it with 'dougong up'", code="no_system")
-            registry = await open_registry(f"local://{(data / 'registry.db').absolute()}")
+            registry = await open_registry(registry_url(data))
             stack.push_async_callback(registry.close)
             discovery = Discovery(registry)
             stack.push_async_callback(discovery.close)
