@@ -73,6 +73,13 @@ def test_an_error_gets_through_whatever_its_text() -> None:
     assert received.message == "half a pair: ?"
 
 
+def test_a_wait_is_rounded_to_milliseconds() -> None:
+    """1.001 × 1000 is a little less than 1001."""
+    ((_, received),) = frames.decode_reply(frames.encode_reply(1, [Overloaded("", retry_after_s=1.001)])).outcomes
+    assert isinstance(received, Overloaded)
+    assert received.retry_after_s == 1.001
+
+
 def test_a_long_wait_is_capped_not_refused() -> None:
     ((_, received),) = frames.decode_reply(frames.encode_reply(1, [Overloaded("", retry_after_s=1e12)])).outcomes
     assert isinstance(received, Overloaded)

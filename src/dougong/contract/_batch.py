@@ -163,7 +163,7 @@ def _write_error(proto: Any, index: int, error: Error) -> None:
     for name, value in error.fields.items():
         proto.fields[name] = str(value).encode("utf-8", "replace").decode()
     if error.retry_after_s is not None:
-        proto.retry_after_ms = max(0, min(int(error.retry_after_s * 1000), _UINT32))
+        proto.retry_after_ms = max(0, min(round(error.retry_after_s * 1000), _UINT32))
 
 
 def _read_error(proto: Any) -> Error:
