@@ -150,7 +150,7 @@ async def test_on_a_full_disk_orders_are_refused_by_name_and_taken_again_when_th
     pair: tuple[Shop, Path],
 ) -> None:
     shop, data = pair
-    token = await shop.customer("full")
+    token = await shop.token("user-3@shop.example")  # whose money does not run out first
     assert (await place(shop, token, "before"))[0] == 200
     running = pids(shop)
     refused: list[str] = []

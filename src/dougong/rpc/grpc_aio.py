@@ -91,9 +91,13 @@ class GrpcTransport:
                 code="address_taken",
                 address=address,
             ) from error
-        await server.start()
         listener = _GrpcListener(server, checks, names, f"{host}:{port}")
-        await listener.set_serving(True)
+        try:
+            await server.start()
+            await listener.set_serving(True)
+        except BaseException:  # cancelled half-way: nobody else knows of this server
+            await listener.stop(0)
+            raise
         return listener
 
     def connect(self, address: str) -> Connection:
