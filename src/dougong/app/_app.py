@@ -26,7 +26,7 @@ class App:
     - `front`: services of the system that this app also serves over HTTP; its own are served directly, others through
       their clients. An app with a front listens on an HTTP port.
     - `migrations`: package that holds `NNNN_name.sql`; naming one gives the app a database.
-    - `settings`: a Struct; its values come from the system file and the environment (`DOUGONG_SETTINGS__name=…`).
+    - `settings`: a Struct; its values come from the system file and the environment (`DOUGONG_APP_USERS_CURRENCY=USD`).
     - `prepare`: injected async functions that run before the first request is taken, e.g. to seed an empty database.
     - `provide`: functions whose return type others may ask for.
     - `background`: async functions, injected like constructors, that run as long as the process serves. One that fails
