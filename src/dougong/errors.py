@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 __all__ = [
+    "FAMILIES",
     "Conflict",
     "DeadlineExceeded",
     "Error",
@@ -156,6 +157,7 @@ FAMILIES: dict[str, type[Error]] = {
         Internal,
     )
 }
+"""The families by name, as they travel."""
 
 
 def error_from(

@@ -7,19 +7,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from dougong.errors import (
-    Conflict,
-    DeadlineExceeded,
-    Error,
-    Forbidden,
-    Internal,
-    Invalid,
-    NotFound,
-    Overloaded,
-    Unauthenticated,
-    Unavailable,
-    error_from,
-)
+from dougong.errors import FAMILIES, Error, error_from
 from dougong.evidence import HttpLoad, Target
 from shop.orders import Line, Orders, PlacedOrder, PlaceOrder
 
@@ -29,20 +17,7 @@ OrderTarget = Target[PlaceOrder, PlacedOrder]
 
 _RETRY_S_MIN = 0.05
 _RETRY_S_MAX = 1.0
-_FAMILIES = {
-    kind.http_status: kind.family
-    for kind in (
-        Invalid,
-        Unauthenticated,
-        Forbidden,
-        NotFound,
-        Conflict,
-        Overloaded,
-        Unavailable,
-        DeadlineExceeded,
-        Internal,
-    )
-}
+_FAMILIES = {kind.http_status: kind.family for kind in FAMILIES.values()}
 
 
 class _Body(msgspec.Struct):
