@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
+from tests import engines
 
 IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
 
@@ -50,7 +53,29 @@ def _reason(longrepr: Any) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """A failure can be replayed: say how."""
+    """A failure can be replayed: say how. Simulations have seeds of their own, which are told in any case."""
+    reports = [report for key in ("passed", "failed") for report in terminalreporter.stats.get(key, [])]
+    seeds = sorted(str(value) for report in reports for name, value in report.user_properties if name == "seeds")
+    if seeds:
+        terminalreporter.write_line(f"simulated seeds: {', '.join(seeds)}")
     seed = config.getoption("randomly_seed", None)
     if terminalreporter.stats.get("failed") or terminalreporter.stats.get("error"):
         terminalreporter.write_line(f"same order and random numbers: make test ARGS='--randomly-seed={seed}'")
+
+
+@pytest.fixture(params=engines.DIALECTS)
+def dialect(request: pytest.FixtureRequest) -> str:
+    """Every engine in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def fresh_url(dialect: str, tmp_path: Path) -> Iterator[Callable[[], str]]:
+    """URLs of fresh databases on that engine; they are gone after the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda: stack.enter_context(engines.database_url(dialect, tmp_path))
+
+
+def pytest_sessionfinish() -> None:
+    """Database servers that tests of this worker started."""
+    engines.stop_all()

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 import grimp
 
 ROOT_PARTS = 2  # dougong.store, shop.orders
+# A story takes safeguards away to see the damage, so it reaches for the parts that are them.
+STORIES = ("dougong.simulation.stories", "shop.proof.payment")
 
 
 def through_the_wall(imports: Iterable[tuple[str, str]]) -> list[str]:
@@ -17,7 +19,7 @@ def through_the_wall(imports: Iterable[tuple[str, str]]) -> list[str]:
     found: list[str] = []
     for importer, imported in imports:
         room = ".".join(imported.split(".")[:ROOT_PARTS])
-        inside = imported != room
+        inside = imported != room and not importer.startswith(STORIES)
         if inside and importer != room and not importer.startswith(room + "."):
             found.append(f"{importer} imports {imported}: take it from {room}, or export it there")
     return sorted(found)

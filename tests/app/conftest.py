@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -24,12 +23,6 @@ PATIENCE_S = 60.0
 
 GREETER = '[apps.greeter]\ntarget = "tests.app.sample:greeter"\n'
 FRONT = '[apps.front]\ntarget = "tests.app.sample:front"\nhttp = "127.0.0.1:{port}"\n'
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -62,6 +62,8 @@ async def obey(orders: Orders) -> None:
 
 
 async def be_stubborn(orders: Orders) -> None:
+    if orders.stubborn:
+        sys.stderr.write("stays\n")
     while orders.stubborn:
         try:
             await asyncio.sleep(3600)

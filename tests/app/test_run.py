@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +13,16 @@ from typing import ClassVar
 import aiohttp
 import msgspec
 import pytest
-from tests.app.conftest import PATIENCE_S, free_port
+from tests.app.conftest import PATIENCE_S
 from tests.app.sample import Greeter, Greeting, Hello
 
 from dougong.app import App, GetStatus, RunSettings, Status, load_run_settings, read_secrets, registry_url, run_apps
 from dougong.contract import Service, rpc
 from dougong.errors import Forbidden, Invalid, Unauthenticated
+from dougong.evidence.engines import free_port
 from dougong.registry import Discovery, Instance, InstanceState, Registry, open_registry
 from dougong.rpc import client, close_client
+from dougong.store import Store, open_store
 
 ODD_PATH = "da ta#1%2F?x=y"  # a data directory is a path, not a piece of URL
 
@@ -297,3 +299,25 @@ def test_run_settings_come_from_the_environment_and_flags_outrank_it(monkeypatch
     monkeypatch.setenv("DOUGONG_PORT", "five")
     with pytest.raises(Invalid, match="DOUGONG_PORT"):
         load_run_settings()
+
+
+async def test_an_apps_database_may_be_anywhere(
+    tmp_path: Path, fresh_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = fresh_url()
+    monkeypatch.setenv("DOUGONG_DATABASE_GREETER", url)
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "greetings_of_a_test"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "0001_greetings.sql").write_text("CREATE TABLE greetings (id BIGINT)")
+
+    async def greet(store: Store) -> None:
+        await store.write(lambda tx: tx.execute("INSERT INTO greetings VALUES (7)"))
+
+    app = App("greeter", prepare=[greet], migrations="greetings_of_a_test")
+    async with serving(RunSettings(data=str(tmp_path / "data"), log_level="error"), app):
+        assert not (tmp_path / "data" / "greeter.db").exists()
+    store = await open_store(url)
+    assert await store.fetch_all("SELECT id FROM greetings") == [(7,)]
+    await store.close()

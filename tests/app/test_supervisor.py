@@ -12,11 +12,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.app.conftest import ENVIRONMENT, FRONT, GREETER, PATIENCE_S, Tried, alive, free_port, running, trying, until
+from tests.app.conftest import ENVIRONMENT, FRONT, GREETER, PATIENCE_S, Tried, alive, running, trying, until
 from tests.app.sample import Greeter, Hello
 
 from dougong.app import Process, ProcessState, read_log_line
 from dougong.errors import Conflict, NotFound, Unavailable
+from dougong.evidence.engines import free_port
 from dougong.registry import Discovery, Instance, instance_key, open_registry
 from dougong.rpc import client, close_client
 
@@ -181,6 +182,7 @@ async def test_a_data_directory_that_cannot_be_is_named(tmp_path: Path) -> None:
 async def test_one_that_does_not_stop_is_killed(tmp_path: Path) -> None:
     async with running(tmp_path, f"{GREETER}{SETTINGS}stubborn = true\n", drain_s=0.1) as it:
         pid = it.supervisor.processes[0].pid
+        await until(lambda: ("greeter", "stays") in it.lines)  # it serves a little before its background work begins
     assert not alive(pid)
     assert it.said("did not stop within 2 s; killed")
 

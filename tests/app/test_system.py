@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dougong.app import AppSpec, default_system, load_system
+from dougong.app import AppSpec, configured_database_url, default_system, load_run_settings, load_system
 from dougong.errors import Error, Invalid, NotFound
 
 APP = '[apps.a]\ntarget = "m:a"\n'
@@ -58,6 +58,8 @@ def test_apps_stand_in_their_order_with_everything_said_about_them(tmp_path: Pat
         (f'name = "x"\n{APP}nice = -1', "0 to 19"),
         (f'name = "x"\n{APP}port = 5', "port"),
         ('name = "x"\n[apps.a]\ntarget = "m"', "module:attribute"),
+        (f'name = "x"\n{APP}database = "orders.db"', "apps.a.database: 'orders.db'"),
+        (f'name = "x"\n{APP}database = "mysql://u:s3cret@h"', r"mysql://u:\*\*\*@h'"),
         ('name = "x"\n[apps.a]\ninstances = 1', "target"),
         ('name = "x"\n[apps."../a"]\ntarget = "m:a"', "must be an identifier"),
     ],
@@ -90,3 +92,17 @@ def test_the_file_here_goes_before_an_installed_one(tmp_path: Path, monkeypatch:
     assert load_system(default_system()).name == "shop"
     written(tmp_path, f'name = "mine"\n{APP}')
     assert load_system(default_system()).name == "mine"
+
+
+def test_a_database_may_be_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment outranks the file, so that a password need not stand in it."""
+    url = "postgresql://user@db.example/orders"
+    system = load_system(written(tmp_path, f'name = "x"\n{APP}database = "{url}"\n[apps.b]\ntarget = "m:b"\n'))
+    assert configured_database_url("a", system, {}) == url
+    assert configured_database_url("b", system, {}) == configured_database_url("a", None, {}) == ""
+    outside = {"DOUGONG_DATABASE_A": "mysql://user:password@db.example/a", "DOUGONG_DATABASE_B": ""}
+    assert configured_database_url("a", system, outside) == configured_database_url("a", None, outside)
+    assert configured_database_url("a", system, outside).startswith("mysql:")
+    assert configured_database_url("b", system, outside) == ""
+    monkeypatch.setenv("DOUGONG_DATABASE_A", url)
+    load_run_settings({})  # such variables are nothing that a process should not know

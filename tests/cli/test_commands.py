@@ -18,7 +18,7 @@ from dougong.app import registry_url
 from dougong.registry import Instance, open_registry
 from dougong.registry import instance_key as key_of
 
-COMMANDS = ["contract", "doctor", "prove", "run", "rush", "services", "tx", "up"]
+COMMANDS = ["contract", "doctor", "machine", "prove", "run", "rush", "services", "tx", "up"]
 
 
 def test_help_names_every_command(dougong: Command) -> None:
@@ -30,7 +30,18 @@ def test_help_names_every_command(dougong: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [*COMMANDS, "tx list", "tx show", "tx retry", "tx cancel", "contract check", "contract generate"]
+    "command",
+    [
+        *COMMANDS,
+        "tx list",
+        "tx show",
+        "tx retry",
+        "tx cancel",
+        "contract check",
+        "contract generate",
+        "machine diagram",
+        "machine schema",
+    ],
 )
 def test_each_command_explains_itself_and_its_parameters(dougong: Command, command: str) -> None:
     ran = dougong(*command.split(), "--help")

@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 from playwright.async_api import Page, async_playwright, expect
-from tests.app.conftest import FRONT, GREETER, PATIENCE_S, Tried, alive, free_port, running, trying
+from tests.app.conftest import FRONT, GREETER, PATIENCE_S, Tried, alive, running, trying
 
 from dougong.app import ensure_secrets
 from dougong.cli.status import StatusPage
+from dougong.evidence.engines import free_port
 from dougong.http import HttpServer
 from dougong.registry import open_registry
 

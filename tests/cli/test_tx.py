@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.cli.conftest import Command
 
 from dougong.app import database_url
-from dougong.store import Tx, migrations_from, open_store
+from dougong.store import Queue, Tx, migrations_from, open_store
 
 NOW_US = 1_767_323_045_000_000  # 2026-01-02 03:04:05 UTC
 DUE, PARKED = (NOW_US, None), (None, NOW_US)
@@ -40,7 +41,7 @@ def data(tmp_path: Path) -> Path:
                     await tx.execute("INSERT INTO dougong_branch_sets VALUES (1, '[\"shop.v1.StockHolds\"]')")
                     for id_, state, (due, parked), attempts, code, message, failure in rows:
                         await tx.execute(
-                            "INSERT INTO dougong_transactions VALUES (?, 1, ?, 0, ?, ?, ?, ?, NULL, ?, ?, ?)",
+                            "INSERT INTO dougong_transactions VALUES (?, 1, ?, 0, ?, ?, ?, ?, NULL, ?, ?, ?, NULL)",
                             (id_, state, NOW_US, due, parked, attempts, code, message, failure),
                         )
 
@@ -88,7 +89,7 @@ def test_list_by_state_app_and_page(dougong: Command, data: Path) -> None:
         (["show", "77"], "no transaction 77 in the logs of orders, returns"),
         (["show", "1"], "in the logs of orders and returns; choose with --app"),
         (["cancel", "1"], "in the logs of orders and returns; choose with --app"),
-        (["cancel", "4"], "4 is parked_confirming: only an undecided one can be cancelled"),
+        (["cancel", "4"], "4 is parked_confirming: only an undecided or held one is cancelled"),
         (["retry", "4", "77"], "no transaction 77"),
     ],
 )
@@ -144,3 +145,60 @@ def test_nothing_stuck_says_so(dougong: Command, data: Path) -> None:
     assert dougong("tx", "list", "--app", "orders", "--after", "5", "--data", data).out == (
         "nothing under way, nothing parked\n"
     )
+
+
+def test_logs_may_be_on_servers(
+    dougong: Command, data: Path, fresh_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = fresh_url()
+
+    async def write() -> None:
+        store = await open_store(url)
+        await store.migrate("dougong.tcc.log", migrations_from("dougong.tcc.migrations.log"))
+
+        async def unit(tx: Tx) -> None:
+            await tx.execute("INSERT INTO dougong_branch_sets (participants) VALUES ('[\"shop.v1.StockHolds\"]')")
+            await tx.execute(
+                "INSERT INTO dougong_transactions (id, branches, state, digest, created_us, parked_us, attempts) "
+                "VALUES (77, 1, 6, 0, 1, 1, 21)"
+            )
+
+        await store.write(unit)
+        await store.close()
+
+    asyncio.run(write())
+    monkeypatch.setenv("DOUGONG_DATABASE_ORDERS", url)
+    found = dougong("tx", "list", "--app", "orders", "--data", data, "--json").json
+    assert [(t["app"], t["id"], t["state"]) for t in found] == [("orders", "77", "parked_confirming")]
+    assert dougong("tx", "retry", "77", "--app", "orders", "--data", data, "--json").json == {
+        "retried": ["77"],
+        "not_parked": [],
+    }
+    found = dougong("tx", "list", "--app", "orders", "--data", data, "--json").json
+    assert [t["state"] for t in found] == ["confirming"]
+
+
+def test_dead_letters_are_shown_and_revived(dougong: Command, data: Path) -> None:
+    assert dougong("tx", "dead", "--app", "orders", "--data", data).out == "no dead letters\n"
+
+    async def bury() -> None:
+        store = await open_store(database_url(data, "orders"))
+        queue = Queue(store, "dougong.tcc")
+
+        async def unit(tx: Tx) -> None:
+            await queue.put(tx, "[2,3]", 0)
+            (message,) = await queue.due(tx, 1, 10)
+            await queue.bury(tx, [(message, "nobody [home]")], NOW_US)
+
+        await store.write(unit)
+        await store.close()
+
+    asyncio.run(bury())
+    text = dougong("tx", "dead", "--data", data).out
+    for word in ("orders", "2026-01-02 03:04:05", "2, 3", "nobody [home]"):
+        assert word in text
+    shown = dougong("tx", "dead", "--revive", "--data", data, "--json").json
+    assert [(letter["app"], letter["transactions"]) for letter in shown["dead"]] == [("orders", [2, 3])]
+    assert shown["revived"] == 1
+    assert dougong("tx", "dead", "--data", data, "--json").json == {"dead": [], "revived": 0}
+    assert "--limit must be" in dougong("tx", "dead", "--limit", "0", "--data", data).err

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from tests.app.conftest import ENVIRONMENT, FRONT, GREETER, PATIENCE_S, alive, free_port, until
+from tests.app.conftest import ENVIRONMENT, FRONT, GREETER, PATIENCE_S, alive, until
+
+from dougong.evidence.engines import free_port
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("supervisor")]
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import weakref
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.contract.samples import INT64, TEXT, Line, Order, Orders, PlaceOrder, State
 
-from dougong.contract import batch_codec, codec, describe
+from dougong.contract import BatchReply, BatchRequest, batch_codec, codec, describe
 from dougong.errors import FAMILIES, Conflict, Error, Internal, Invalid, NotFound, Overloaded
 
 PLACE, GET = describe(Orders).methods[:2]
@@ -144,3 +147,24 @@ def test_arbitrary_bytes_are_a_frame_or_invalid(data: bytes, whole: bool) -> Non
     for decode in (frames.decode_request, frames.decode_reply):
         with contextlib.suppress(Invalid):
             decode(good + data)
+
+
+@pytest.mark.parametrize("frame_of", [lambda e: BatchRequest(1, 0, [e], []), lambda e: BatchReply(1, [(0, e)])])
+def test_an_error_raised_where_its_frame_is_held_keeps_nothing_alive(
+    frame_of: Callable[[Error], BatchRequest | BatchReply],
+) -> None:
+    class Marker:
+        pass
+
+    def receive() -> weakref.ref[Marker]:
+        marker = Marker()
+        error = NotFound("gone")
+        frame = frame_of(error)
+        with contextlib.suppress(NotFound):
+            raise error  # its traceback holds this function's variables, and so the frame that holds it
+        assert frame is not None
+        return weakref.ref(marker)
+
+    kept = receive()
+    gc.collect()
+    assert kept() is None

@@ -87,6 +87,14 @@ async def test_a_claim_that_holds(tmp_path: Path) -> None:
     assert shown["machine"]["cores"] >= 1
 
 
+async def test_a_table_is_filled_and_stands_in_the_report(tmp_path: Path) -> None:
+    table = "| who | orders |\n| --- | --- |\n| ours | {ours[orders_per_s]:,.0f} |"
+    claim = msgspec.structs.replace(claim_of(opened(Race(FAST, SLOW)), pairs=2), table=table)
+    report = await prove(claim, workdir=tmp_path)
+    assert f"times\n\n{report.table}\n\n| figure" in report.to_markdown()
+    assert report.table.endswith("| ours | 1,005 |")
+
+
 async def test_runs_are_interleaved_and_the_first_changes(tmp_path: Path) -> None:
     race = Race(FAST, SLOW)
     await prove(claim_of(opened(race), pairs=3), workdir=tmp_path)

@@ -45,7 +45,9 @@ def report(*, holds: bool | None) -> Report:
     )
 
 
-@pytest.mark.parametrize(("holds", "words"), [(True, "holds"), (False, "**does not hold**"), (None, "not shown here")])
+@pytest.mark.parametrize(
+    ("holds", "words"), [(True, "holds"), (False, "**does not hold**: because"), (None, "not shown here")]
+)
 def test_the_table_says_what_was_measured_and_replaces_the_old_one(
     tmp_path: Path, holds: bool | None, words: str
 ) -> None:
@@ -57,7 +59,8 @@ def test_the_table_says_what_was_measured_and_replaces_the_old_one(
     assert text.startswith("before\n<!-- claims -->\n|")
     assert text.endswith("<!-- /claims -->\nafter\n")
     assert "old table" not in text
-    assert text.count("`orders`") == 1
+    assert text.count("| `orders`: ") == 1
+    assert "`orders` measured 2026-01-02 at commit `abc`" in text
     assert f"| {words} |" in text
     assert "2026-01-02" in text
 

@@ -9,7 +9,7 @@ import pytest
 from msgspec import Meta
 from tests.http.desk import Desk, ask, front
 
-from dougong.contract import Header, Message, Service, describe, rpc
+from dougong.contract import Header, Message, RawBody, Service, describe, openapi, rpc
 from dougong.http import HttpFront
 from dougong.http.binding import Binder
 
@@ -206,3 +206,58 @@ async def test_names_on_the_wire_may_differ_from_pythons() -> None:
     missing = await ask(app, "GET", "/v1/renamed")
     assert missing.json["code"] == "missing_header"
     assert missing.json["errors"] == [{"field": "X-Trace-Me", "reason": "missing", "in": "header"}]
+
+
+class Signed(Message):
+    signature: Annotated[str, Meta(max_length=10), Header("X-Signature")]
+    body: Annotated[RawBody, Meta(max_length=20)]
+
+
+class Mixed(Message):
+    body: RawBody
+    note: str = ""
+
+
+class Told(Message):
+    text: str
+
+
+class Hook(Service, package="test.v1"):
+    """Takes what somebody else signed."""
+
+    @rpc(http="POST /v1/hook", public=True)
+    async def take(self, request: Signed) -> Told:
+        """Take it."""
+        return Told(text=f"{request.signature}: {request.body!r}")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{ "a":1,  "a":2}', b"\xff\x00"])
+async def test_a_raw_body_comes_as_it_was_sent(body: bytes) -> None:
+    hook = HttpFront([(Hook, Hook())])
+    answer = await ask(hook, "POST", "/v1/hook", body, headers=[("X-Signature", "s")])
+    assert answer.json == {"text": f"s: {body!r}"}
+
+
+async def test_a_raw_body_has_bounds_and_company_only_from_headers_and_path() -> None:
+    hook = HttpFront([(Hook, Hook())])
+    answer = await ask(hook, "POST", "/v1/hook", b"x" * 21, headers=[("X-Signature", "s")])
+    assert (answer.status, answer.json["code"]) == (400, "invalid_field")
+    assert (await ask(hook, "POST", "/v1/hook", b"x")).json["code"] == "missing_header"
+    assert (await ask(hook, "POST", "/v1/hook?a=1", b"x", headers=[("X-Signature", "s")])).status == 400
+
+    class Wrong(Service, package="test.v1"):
+        """Wants both the whole body and a part of it."""
+
+        @rpc(http="POST /v1/hook")
+        async def take(self, request: Mixed) -> Told:
+            """Take it."""
+            return Told(text="")
+
+    with pytest.raises(TypeError, match="'body' is the whole body"):
+        Binder(describe(Wrong).methods[0])
+
+
+def test_a_raw_body_is_documented_as_anything() -> None:
+    document = cast("dict[str, dict[str, dict[str, dict[str, object]]]]", openapi([Hook], title="t", version="1"))
+    operation = document["paths"]["/v1/hook"]["post"]
+    assert operation["requestBody"] == {"required": True, "content": {"application/json": {"schema": {}}}}

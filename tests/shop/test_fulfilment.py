@@ -8,18 +8,20 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import pytest_asyncio
 
 from dougong.clock import SystemClock
 from dougong.contract import BoundBatched
 from dougong.errors import Error, NotFound, Unavailable
 from dougong.store import Store, migrations_from, open_store
-from shop.fulfilment import FulfilmentSettings
+from shop.fulfilment import FulfilmentSettings, Stalls
 from shop.fulfilment import _warehouse as warehouse
 from shop.fulfilment._work import follow_orders, move_shipments
 from shop.orders import Advance, Advanced, FollowOrders, OrderEvent, OrderEvents, Orders, OrderState
 
 S = OrderState
+_NONE = Stalls()
 QUICK = FulfilmentSettings(stage_ms=0, batch=4, tick_ms=0)
 
 
@@ -45,7 +47,8 @@ class FakeOrders:
         self._fail()
         self.asked.append(request.after)
         after = 0 if self.deaf else request.after
-        return OrderEvents(items=[event for event in self.events if event.seq > after][: request.limit])
+        items = [event for event in self.events if event.seq > after][: request.limit]
+        return OrderEvents(items=items, position=items[-1].seq if items else request.after)
 
     async def _advance(self, requests: Sequence[Advance]) -> Sequence[Advanced | Error]:
         await asyncio.sleep(0)
@@ -77,9 +80,11 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 
 @asynccontextmanager
-async def working(store: Store, orders: FakeOrders, *, instances: int = 1) -> AsyncGenerator[None]:
-    clock, fake = SystemClock(), cast(Orders, orders)
-    loops = [loop(store, clock, fake, QUICK) for loop in (follow_orders, move_shipments) for _ in range(instances)]
+async def working(
+    store: Store, orders: FakeOrders, *, instances: int = 1, stalls: Stalls = _NONE
+) -> AsyncGenerator[None]:
+    clock, fake, settings = SystemClock(), cast(Orders, orders), msgspec.structs.replace(QUICK, stalls=stalls)
+    loops = [loop(store, clock, fake, settings) for loop in (follow_orders, move_shipments) for _ in range(instances)]
     tasks = [asyncio.ensure_future(loop) for loop in loops]
     try:
         yield
@@ -134,9 +139,9 @@ async def test_repeated_events_and_several_instances_change_nothing(store: Store
 async def test_the_position_never_goes_back(store: Store) -> None:
     """Of two instances the slower one stores an older page last."""
     new = [OrderEvent(seq=n, order_id=2 * n, state=S.CONFIRMED) for n in (1, 2, 3)]
-    await store.write(lambda tx: warehouse.take_in(tx, new, 1))
-    await store.write(lambda tx: warehouse.take_in(tx, new[:1], 1))
-    assert await store.read(warehouse.position) == 3
+    await store.write(lambda tx: warehouse.take_in(tx, OrderEvents(items=new, position=5), 1))
+    await store.write(lambda tx: warehouse.take_in(tx, OrderEvents(items=new[:1], position=1), 1))
+    assert await store.read(warehouse.position) == 5
 
 
 async def test_a_cancelled_order_goes_nowhere(store: Store) -> None:
@@ -169,6 +174,34 @@ async def test_an_order_whose_cancellation_is_refused_is_delivered_after_all(sto
     assert orders.states[2] is S.DELIVERED
 
 
+async def test_an_order_confirmed_again_is_picked_by_somebody_else(store: Store) -> None:
+    orders = FakeOrders()
+    for order_id in (2, 4):
+        orders.happened(order_id, S.CONFIRMED)
+    async with working(store, orders, stalls=Stalls(picker_dies_every=2)):
+        await until(lambda: _delivered(store, 2))
+        await until(lambda: _true((4, S.PICKING) in orders.reports))
+        assert (await shipments(store))[4] == "picking"
+        orders.happened(4, S.CONFIRMED)  # its deadline in picking
+        await until(lambda: _delivered(store, 4))
+    assert [state for order_id, state in orders.reports if order_id == 4][-3:] == [S.PICKING, S.SHIPPED, S.DELIVERED]
+
+
+async def test_a_courier_who_is_asked_says_what_he_knows(store: Store) -> None:
+    orders = FakeOrders()
+    for order_id in (2, 4, 6):
+        orders.happened(order_id, S.CONFIRMED)
+    silent, lost = 2, 4  # by the offsets of Stalls
+    async with working(store, orders, stalls=Stalls(courier_silent_every=2, parcel_lost_every=4)):
+        await until(lambda: _true({(id_, S.SHIPPED) for id_ in (2, 4, 6)} <= set(orders.reports)))
+        for order_id in (silent, lost):
+            orders.happened(order_id, S.TRACING)
+        await until(lambda: _delivered(store, silent))
+        orders.happened(lost, S.LOST)
+        await until(lambda: _in(store, lost, "lost"))
+    assert (lost, S.DELIVERED) not in orders.reports
+
+
 async def test_orders_away_for_long_is_waited_for(store: Store) -> None:
     orders = FakeOrders()
     orders.happened(2, S.CONFIRMED)
@@ -183,3 +216,7 @@ async def _true(value: bool) -> bool:
 
 async def _delivered(store: Store, order_id: int) -> bool:
     return (await shipments(store)).get(order_id) == "delivered"
+
+
+async def _in(store: Store, order_id: int, state: str) -> bool:
+    return (await shipments(store)).get(order_id) == state

@@ -6,7 +6,7 @@ import asyncio
 import tempfile
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import uvloop
 from hypothesis import settings
@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from dougong.errors import Conflict
 from dougong.store import Migration, Store, Tx, open_store
-from dougong.store import _group as group
+from dougong.store.sqlite import SqliteStore
 
 R = TypeVar("R")
 SCHEMA = """
@@ -108,7 +108,7 @@ class GroupCommit(RuleBasedStateMachine):
     @rule(units=st.lists(_unit, max_size=12), size=st.sampled_from([1, 3, 512]))
     def write(self, units: list[tuple[list[tuple[str, int]], bool]], size: int) -> None:
         """Several callers at once; those marked are cancelled before their unit begins."""
-        group.UNITS_PER_GROUP_MAX = size
+        cast(SqliteStore, self.store)._writer._group_max = size
         outcomes = self.run(self.submit(units))
         for place, ((steps, cancelled), outcome) in enumerate(zip(units, outcomes, strict=True)):
             after = None if cancelled else expected(self.model, steps, self.mark + place)
@@ -144,7 +144,6 @@ class GroupCommit(RuleBasedStateMachine):
         assert self.run(self.store.fetch_all("SELECT * FROM child")) == []
 
     def teardown(self) -> None:
-        group.UNITS_PER_GROUP_MAX = 512
         self.run(self.store.close())
         self.runner.close()
         self.folder.cleanup()

@@ -13,8 +13,8 @@ import pytest
 from dougong.errors import Conflict, Internal, Invalid, Overloaded, Unavailable
 from dougong.store import Row, Store, Tx, Unit, Value, open_store
 from dougong.store import _group as group
+from dougong.store._meters import commit_seconds
 from dougong.store.sqlite import SqliteStore
-from dougong.telemetry import histogram
 
 INSERT = "INSERT INTO things (id, name, amount) VALUES (?, ?, ?)"
 
@@ -40,7 +40,7 @@ async def ids(store: Store) -> list[Value]:
 
 
 def commits(store: Store) -> int:
-    return histogram("dougong_store_commit_seconds", "", group._seconds.buckets, ("store",)).count(store.name)
+    return commit_seconds.count(store.name)
 
 
 async def test_result_of_a_unit_is_its_callers(store: Store) -> None:
@@ -106,7 +106,7 @@ async def test_without_undoing_a_failed_unit_would_leave_traces(store: Store, mo
         self._tx.shut()
         self._connection.execute("COMMIT")
         for future, _, _ in items:
-            group._settle(future, None, None)
+            group.settle(future, None, None)
         self._next()
 
     monkeypatch.setattr(group.GroupWriter, "_again", keep)
@@ -416,11 +416,12 @@ async def test_a_full_queue_is_refused_at_once(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_groups_are_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group, "UNITS_PER_GROUP_MAX", 10)
-    before = commits(store)
-    await asyncio.gather(*(store.write(insert(i)) for i in range(25)))
-    assert commits(store) - before == 3
+async def test_groups_are_bounded(store: SqliteStore) -> None:
+    bounded = await open_store(f"sqlite:///{store.path}", group_max=10)
+    before = commits(bounded)
+    await asyncio.gather(*(bounded.write(insert(i)) for i in range(25)))
+    assert commits(bounded) - before == 3
+    await bounded.close()
 
 
 async def test_a_group_leaves_the_loop_to_others(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -494,3 +495,16 @@ async def test_slow_units_are_named(store: Store, monkeypatch: pytest.MonkeyPatc
 
 async def look_at_things(tx: Tx) -> list[Row]:
     return await tx.fetch_all("SELECT * FROM things")
+
+
+async def test_a_rollback_for_what_a_neighbour_will_not_keep_fails_nobody(store: Store) -> None:
+    async def orphan(tx: Tx) -> None:
+        await tx.execute(INSERT, (1, None, 0))
+        await tx.execute("INSERT INTO parts (thing) VALUES (-1)")  # breaks a rule that is checked at commit
+
+    async def wreck(tx: Tx) -> None:
+        await tx.execute("INSERT OR ROLLBACK INTO things (id) VALUES (1)")
+
+    outcomes = await asyncio.gather(store.write(orphan), store.write(wreck), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [Conflict, type(None)]
+    assert await ids(store) == [1]

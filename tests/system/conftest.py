@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +14,11 @@ import pytest_asyncio
 
 import shop
 from dougong.app import AppSpec, Supervisor, System, load_system
+from dougong.evidence.engines import free_port
 from shop.users import DEMO_PASSWORD
 
 SYSTEM_FILE = Path(shop.__file__).with_name("system.toml")
 READY_S = 60.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def system_on(port: int) -> System:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from tests.tcc.stage import QUICK, Switch, both, coordinating, is_, one, orders, placing, stock
 from tests.tcc.world import Purse, Shelf, Take
 
 from dougong.clock import ManualClock
@@ -20,112 +20,11 @@ from dougong.tcc import (
     Decision,
     NewTransaction,
     Operator,
-    ParticipantClient,
     ParticipantService,
-    RetrySchedule,
     TransactionState,
     participant_service,
 )
-from dougong.tcc.wire import BranchReply, Forget, Forgotten, Settle, TryBatch
-
-QUICK = CoordinatorSettings(
-    try_timeout_s=0.5,
-    grace_s=0.1,
-    settle_timeout_s=0.5,
-    scan_every_s=0.02,
-    lease_s=0.2,
-    drain_s=2.0,
-    retry=RetrySchedule(base_s=0.01, cap_s=0.02, attempts=4),
-)
-
-
-class Switch:
-    """A participant that can be down, or hang; it counts its calls."""
-
-    def __init__(self, service: ParticipantService[Any]) -> None:
-        self._service = service
-        self.down = False
-        self.hangs = False
-        self.calls: list[tuple[str, int]] = []
-
-    async def _pass(self, call: str, count: int) -> None:
-        self.calls.append((call, count))
-        if self.hangs:
-            await asyncio.sleep(60)
-        if self.down:
-            raise Unavailable("down for now")
-
-    async def try_(self, request: TryBatch) -> BranchReply:
-        await self._pass("try", len(request.transactions))
-        return await self._service.try_(request)
-
-    async def confirm(self, request: Settle) -> BranchReply:
-        await self._pass("confirm", len(request.transactions))
-        return await self._service.confirm(request)
-
-    async def cancel(self, request: Settle) -> BranchReply:
-        await self._pass("cancel", len(request.transactions))
-        return await self._service.cancel(request)
-
-    async def forget(self, request: Forget) -> Forgotten:
-        return await self._service.forget(request)
-
-
-async def write_down(tx: Tx, decisions: Sequence[Decision]) -> None:
-    """The initiator's own rows, so that order and log can be compared."""
-    for d in decisions:
-        await tx.execute("UPDATE orders SET state = ? WHERE id = ?", (d.code or "confirmed", d.transaction))
-
-
-def placing(*ids: int) -> Callable[[Tx], Awaitable[None]]:
-    async def begin(tx: Tx) -> None:
-        await tx.execute_many("INSERT INTO orders (id, state) VALUES (?, 'placing')", [(i,) for i in ids])
-
-    return begin
-
-
-@asynccontextmanager
-async def coordinating(
-    books: Store, participants: dict[str, ParticipantClient], settings: CoordinatorSettings = QUICK, **more: Any
-) -> AsyncGenerator[Coordinator, None]:
-    made = Coordinator(
-        books, initiator="orders", participants=participants, decide=write_down, settings=settings, **more
-    )
-    await made.start()
-    await asyncio.sleep(0)  # the first scan is asked for before anything the test writes
-    try:
-        yield made
-    finally:
-        await made.stop()
-
-
-def both(id_: int, sku: str = "a", quantity: int = 1) -> NewTransaction:
-    return NewTransaction(id_, {Shelf.service: Take(sku, quantity), Purse.service: Take(sku, quantity)})
-
-
-def one(id_: int, quantity: int = 1) -> NewTransaction:
-    return NewTransaction(id_, {Shelf.service: Take("a", quantity)})
-
-
-async def stock(store: Store, sku: str = "a") -> Any:
-    return await store.fetch_one("SELECT available, frozen, sold FROM shelf WHERE sku = ?", (sku,))
-
-
-async def orders(books: Store) -> dict[Any, Any]:
-    return dict(await books.fetch_all("SELECT id, state FROM orders"))  # type: ignore[arg-type]
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(10):
-        while not await condition():
-            await asyncio.sleep(0.005)
-
-
-async def is_(books: Store, transaction: int, state: TransactionState) -> None:
-    async def there() -> bool:
-        return await Operator(books).state(transaction) is state
-
-    await until(there)
+from dougong.tcc.wire import BranchReply, TryBatch
 
 
 async def test_all_or_nothing(
@@ -224,26 +123,26 @@ async def test_who_does_not_answer_is_unavailable_and_told_to_cancel(
     assert await stock(shelf_store) == (9, 0, 1)
 
 
-async def test_long_down_is_parked_and_goes_on_by_hand(
+async def test_what_fails_time_and_again_is_parked_and_goes_on_by_hand(
     books: Store, shelf: ParticipantService[Any], purse: ParticipantService[Any], purse_store: Store
 ) -> None:
     switch = Switch(purse)
     async with coordinating(books, {Shelf.service: shelf, Purse.service: switch}) as coordinator:
         hold = asyncio.Event()
 
-        async def down_after_try(tx: Tx) -> None:
+        async def broken_after_try(tx: Tx) -> None:
             await placing(1, 2)(tx)
 
         original = switch.try_
 
         async def try_(request: TryBatch) -> BranchReply:
             reply = await original(request)
-            switch.down = True
+            switch.broken = True
             hold.set()
             return reply
 
         switch.try_ = try_  # type: ignore[method-assign]
-        await coordinator.run([both(1), both(2)], begin=down_after_try)
+        await coordinator.run([both(1), both(2)], begin=broken_after_try)
         await is_(books, 1, TransactionState.PARKED_CONFIRMING)
         await is_(books, 2, TransactionState.PARKED_CONFIRMING)
         listed = await coordinator.operator.list()
@@ -251,13 +150,13 @@ async def test_long_down_is_parked_and_goes_on_by_hand(
             (1, TransactionState.PARKED_CONFIRMING, 4),
             (2, TransactionState.PARKED_CONFIRMING, 4),
         ]
-        assert "down for now" in listed[0].failure
+        assert "broken for now" in listed[0].failure
         assert listed[0].participants == (Purse.service, Shelf.service)
         calls = len(switch.calls)
         await asyncio.sleep(0.3)
         assert len(switch.calls) == calls, "a parked transaction is left alone"
         assert (await coordinator.run([both(1)]))[0].accepted, "parked or not, it was decided"
-        switch.down = False
+        switch.broken = False
         assert await Operator(books).retry([1, 2, 77]) == [1, 2]
         await is_(books, 1, TransactionState.CONFIRMED)
         await is_(books, 2, TransactionState.CONFIRMED)

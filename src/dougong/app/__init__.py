@@ -21,13 +21,14 @@ from dougong.app._participants import Participants
 from dougong.app._ports import check_port, parse_address
 from dougong.app._run import run_apps
 from dougong.app._secrets import Secrets, ensure_secrets, read_secrets
-from dougong.app._settings import RunSettings, load_run_settings
+from dougong.app._settings import DATABASE_PREFIX, RunSettings, load_run_settings
 from dougong.app._status import AppStatus, GetStatus, Glance, Status, StatusRow, StatusTable
 from dougong.app._supervisor import Process, ProcessState, Supervisor
 from dougong.app._system import AppSpec, System, default_system, load_system
-from dougong.app._urls import database_url, registry_url
+from dougong.app._urls import configured_database_url, database_url, registry_url
 
 __all__ = [
+    "DATABASE_PREFIX",
     "App",
     "AppSpec",
     "AppStatus",
@@ -45,6 +46,7 @@ __all__ = [
     "Supervisor",
     "System",
     "check_port",
+    "configured_database_url",
     "database_url",
     "default_system",
     "ensure_secrets",

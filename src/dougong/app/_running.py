@@ -19,7 +19,7 @@ from dougong.app._secrets import Secrets
 from dougong.app._settings import APP_PREFIX, RunSettings
 from dougong.app._status import Status
 from dougong.app._system import System
-from dougong.app._urls import database_url
+from dougong.app._urls import configured_database_url, database_url
 from dougong.clock import Clock
 from dougong.config import load
 from dougong.contract import Service, describe
@@ -135,8 +135,9 @@ class Running:
         await registration.stop()
 
     async def _open_store(self) -> Store:
-        url = database_url(self._host.data, self._app.name)
-        store = await open_store(url, name=self._app.name, clock=self._host.clock)
+        name, host = self._app.name, self._host
+        url = configured_database_url(name, host.system) or database_url(host.data, name)
+        store = await open_store(url, name=name, clock=host.clock)
         self._stack.push_async_callback(store.close)
         await store.migrate(self._app.name, migrations_from(self._app.migrations))
         return store

@@ -8,10 +8,14 @@ import msgspec
 
 from dougong.config import load
 
-__all__ = ["APP_PREFIX", "RunSettings", "load_run_settings"]
+__all__ = ["APP_PREFIX", "DATABASE_PREFIX", "RunSettings", "load_run_settings"]
 
 APP_PREFIX = "DOUGONG_APP_"
 """Start of the variables that set an app's own settings: `DOUGONG_APP_USERS_CURRENCY`."""
+
+
+DATABASE_PREFIX = "DOUGONG_DATABASE_"
+"""Start of the variables that say where an app's database is: `DOUGONG_DATABASE_ORDERS=mysql://...`."""
 
 
 class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,4 +48,4 @@ class RunSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def load_run_settings(overrides: Mapping[str, object] | None = None) -> RunSettings:
     """From the environment, `overrides` (flags) on top. Raises `Invalid` naming every fault."""
-    return load(RunSettings, prefix="DOUGONG_", ignore=(APP_PREFIX,), overrides=overrides).value
+    return load(RunSettings, prefix="DOUGONG_", ignore=(APP_PREFIX, DATABASE_PREFIX), overrides=overrides).value

@@ -12,6 +12,7 @@ import msgspec
 
 from dougong.app._ports import parse_address
 from dougong.errors import Invalid, NotFound
+from dougong.store import check_database_url
 
 __all__ = ["AppSpec", "System", "default_system", "load_system"]
 
@@ -29,6 +30,9 @@ class AppSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`host:port` of its front; with several instances, they take the ports from this one up."""
     nice: int = 0
     """0 to 19: how far the process gives way to others."""
+    database: str = ""
+    """URL of its database; empty for a SQLite file in the data directory. One with a password is better set in the
+    environment: `DOUGONG_DATABASE_ORDERS`."""
     settings: dict[str, object] = {}
 
 
@@ -71,6 +75,11 @@ def _check(path: Path, name: str, app: AppSpec) -> None:
         raise _invalid(path, f"{where}.instances must be 1 to 64, not {app.instances}")
     if not 0 <= app.nice <= 19:
         raise _invalid(path, f"{where}.nice must be 0 to 19, not {app.nice}")
+    if app.database:
+        try:
+            check_database_url(app.database)
+        except Invalid as error:
+            raise _invalid(path, f"{where}.database: {error.message}") from None
     if app.http:
         _, port = parse_address(app.http, f"system file {path}: {where}.http")
         if port + app.instances - 1 > 65535:

@@ -7,6 +7,7 @@ code 1; wrong usage is exit code 2.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -20,7 +21,7 @@ __all__ = ["main"]
 
 def application() -> cyclopts.App:
     """All commands. Each module is imported only when the command line is built, so that `dougong run` stays small."""
-    from dougong.cli import contract, doctor, prove, run, rush, services, tx, up
+    from dougong.cli import contract, doctor, machine, prove, run, rush, services, shards, simulate, tx, up
 
     app = cyclopts.App(
         name="dougong",
@@ -29,10 +30,13 @@ def application() -> cyclopts.App:
     )
     app.command(up.up)
     app.command(contract.contract)
+    app.command(machine.machine)
     app.command(run.run)
     app.command(rush.rush)
     app.command(prove.prove)
+    app.command(simulate.simulate)
     app.command(services.services)
+    app.command(shards.shards)
     app.command(tx.tx)
     app.command(doctor.doctor)
     return app
@@ -40,6 +44,9 @@ def application() -> cyclopts.App:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command."""
+    # Children are started by fork and exec: gRPC's fork handlers have nothing to keep alive in them, and now and then
+    # one of them kills a child before it has become what it was to be.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: `dougong run mine:app` finds what is here
     try:

@@ -7,6 +7,7 @@ import os
 import platform
 import resource
 import shutil
+from pathlib import Path
 
 import msgspec
 import psutil
@@ -120,9 +121,15 @@ def _ports() -> list[Finding]:
 def _engines() -> list[Finding]:
     findings = []
     for engine, (binary, module, extra) in _ENGINES.items():
-        server = shutil.which(binary) is not None
+        server = shutil.which(binary, path=_server_path()) is not None
         driver = importlib.util.find_spec(module) is not None
         found = f"server {'here' if server else 'not here'}, driver {'installed' if driver else 'not installed'}"
         remedy = "" if driver else f"pip install 'dougong[{extra}]'"
         findings.append(Finding(engine, "ok" if server and driver else "note", found + " (optional)", remedy))
     return findings
+
+
+def _server_path() -> str:
+    """Debian keeps servers outside of an ordinary user's PATH."""
+    places = [os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"]
+    return os.pathsep.join([*places, *map(str, Path("/usr/lib/postgresql").glob("*/bin"))])

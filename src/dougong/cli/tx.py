@@ -1,12 +1,13 @@
 """`dougong tx`: look at transactions and do something about those that are stuck.
 
-Works on the initiators' logs in the data directory; running coordinators act on what is written at their next scan, so
-that it also helps when nothing runs.
+Works on the initiators' logs, in the data directory or where they are configured to be. Running coordinators act on
+what is written at their next scan, so that it also helps when nothing runs.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,10 +18,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dougong.app import database_url, printable
+from dougong.app import DATABASE_PREFIX, configured_database_url, database_url, default_system, load_system, printable
 from dougong.cli.data import data_directory
-from dougong.errors import Invalid, NotFound
-from dougong.store import open_store
+from dougong.errors import Internal, Invalid, NotFound
+from dougong.store import Store, open_store
 from dougong.tcc import Operator, Transaction, TransactionState
 
 __all__ = ["tx"]
@@ -29,7 +30,6 @@ tx = cyclopts.App(name="tx", help="Look at transactions, and retry or cancel wha
 
 _ROWS_MAX = 10_000
 _PARKED = (TransactionState.PARKED_CONFIRMING, TransactionState.PARKED_CANCELLING)
-_HAS_LOG = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'dougong_transactions'"
 
 
 @tx.command(name="list")
@@ -47,7 +47,8 @@ async def list_(
     Parameters
     ----------
     state
-        trying, confirming, confirmed, cancelling, cancelled, parked_confirming, parked_cancelling; may be repeated.
+        trying, held, confirming, confirmed, cancelling, cancelled, parked_confirming, parked_cancelling; may be
+        repeated.
     app
         Only this initiator's.
     after
@@ -168,6 +169,49 @@ async def cancel(transaction: int, *, app: str = "", data: Path | None = None, j
         Console().print(f"{transaction} will be cancelled at the next scan of {name}'s coordinator")
 
 
+@tx.command
+async def dead(
+    *, revive: bool = False, app: str = "", limit: int = 100, data: Path | None = None, json: bool = False
+) -> None:
+    """Messages about decided transactions that were delivered as often as they may be, and settled nothing.
+
+    Parameters
+    ----------
+    revive
+        Have them all delivered again, with a fresh budget.
+    app
+        Only this initiator's.
+    limit
+        At most so many of each initiator, 1 to 10,000.
+    data
+        Data directory of the system.
+    json
+        One JSON document instead of a table.
+    """
+    if not 1 <= limit <= _ROWS_MAX:
+        raise Invalid(f"--limit must be 1 to {_ROWS_MAX:,}, not {limit}", code="bad_limit")
+    async with _logs(data, app) as logs:
+        found = [(name, letter) for name, operator in logs.items() for letter in await operator.dead_letters(limit)]
+        revived = sum([await operator.revive() for operator in logs.values()]) if revive else 0
+    if json:
+        letters = [{"app": name, **msgspec.structs.asdict(letter), "id": str(letter.id)} for name, letter in found]
+        print(msgspec.json.encode({"dead": letters, "revived": revived}).decode())
+        return
+    table = Table("app", "died", "attempts", "transactions", "why", box=None)
+    for name, letter in found:
+        table.add_row(
+            name,
+            _time(letter.dead_us),
+            str(letter.attempts),
+            _ids(letter.transactions),
+            escape(printable(letter.failure)),
+        )
+    console = Console()
+    console.print(table if found else "no dead letters")
+    if revive:
+        console.print(f"{revived} will be delivered again")
+
+
 @asynccontextmanager
 async def _logs(data: Path | None, app: str) -> AsyncGenerator[dict[str, Operator]]:
     """App name → operator of its log, for every database in the data directory that has one."""
@@ -175,19 +219,44 @@ async def _logs(data: Path | None, app: str) -> AsyncGenerator[dict[str, Operato
     logs: dict[str, Operator] = {}
     stores = []
     try:
-        for path in sorted(directory.glob("*.db")):
-            if path.stem == "registry" or (app and path.stem != app):
+        for name, url in _databases(directory).items():
+            if app and name != app:
                 continue
-            store = await open_store(database_url(directory, path.stem), name=path.stem)
+            store = await open_store(url, name=name)
             stores.append(store)
-            if await store.fetch_one(_HAS_LOG) is not None:
-                logs[path.stem] = Operator(store)
+            if await _has_log(store):
+                logs[name] = Operator(store)
         if not logs:
             raise NotFound(f"no app {app or 'here'} initiates transactions in {directory}", code="no_log")
         yield logs
     finally:
         for store in stores:
             await store.close()
+
+
+def _databases(directory: Path) -> dict[str, str]:
+    """App name → URL: files in the data directory, and what is configured to be elsewhere."""
+    found = {path.stem: database_url(directory, path.stem) for path in sorted(directory.glob("*.db"))}
+    found.pop("registry", None)
+    try:
+        system = load_system(default_system())
+    except NotFound:
+        system = None
+    names = {*found, *(system.apps if system is not None and system.name == directory.name else ())}
+    names |= {name.removeprefix(DATABASE_PREFIX).lower() for name in os.environ if name.startswith(DATABASE_PREFIX)}
+    for name in sorted(names):
+        url = configured_database_url(name, system)
+        if url:
+            found[name] = url
+    return found
+
+
+async def _has_log(store: Store) -> bool:
+    try:
+        await store.fetch_one("SELECT id FROM dougong_transactions WHERE id = 0")
+    except Internal:  # there is no such table
+        return False
+    return True
 
 
 async def _find(logs: dict[str, Operator], transaction: int) -> tuple[str, Transaction]:

@@ -19,7 +19,11 @@ __all__ = ["BatchCodec", "BatchReply", "BatchRequest", "batch_codec"]
 _UINT32 = 2**32 - 1
 
 
-class BatchRequest(msgspec.Struct, frozen=True, gc=False):
+# Both may hold errors, and these the frames they were raised in, which may hold the frame of the wire: a cycle, so the
+# collector has to see them.
+
+
+class BatchRequest(msgspec.Struct, frozen=True):
     """Requests that travel together."""
 
     batch: int
@@ -32,7 +36,7 @@ class BatchRequest(msgspec.Struct, frozen=True, gc=False):
     """Empty, or one per request."""
 
 
-class BatchReply(msgspec.Struct, frozen=True, gc=False):
+class BatchReply(msgspec.Struct, frozen=True):
     """Some of a batch's outcomes. Several replies may answer one batch."""
 
     batch: int

@@ -25,6 +25,7 @@ __all__ = [
     "HttpRule",
     "Message",
     "Method",
+    "RawBody",
     "Service",
     "ServiceContract",
     "Subject",
@@ -67,6 +68,13 @@ Subject = typing.Annotated[str, msgspec.Meta(extra={_SOURCE: "subject"})]
 
 Empty or left out: filled with the caller's own subject. Another's subject is refused (`Forbidden`) unless the caller
 is the system itself or has a role in the method's `on_behalf`.
+"""
+
+
+RawBody = typing.Annotated[bytes, msgspec.Meta(extra={_SOURCE: "raw"})]
+"""The body of an HTTP request byte by byte, for those who check a signature over it before they parse it.
+
+A message has at most one, and its other fields come from path and headers. Over gRPC it is an ordinary field.
 """
 
 
@@ -312,7 +320,7 @@ def batched(
 
 
 def source_of(annotation: Any) -> str:
-    """Where a field is taken from: `subject`, `header:NAME`, or empty for the ordinary places."""
+    """Where a field is taken from: `subject`, `header:NAME`, `raw`, or empty for the ordinary places."""
     if get_origin(annotation) is typing.Annotated:
         for part in annotation.__metadata__:
             if isinstance(part, msgspec.Meta) and part.extra and _SOURCE in part.extra:

@@ -1,7 +1,8 @@
 """OpenAPI 3.1 of the methods that have an HTTP rule: what `/openapi.json` serves and Swagger UI shows.
 
 Where a field of the request travels follows from the rule alone: fields named in the path are path parameters,
-`Header` fields are headers, the rest is the JSON body, or the query for verbs without one (GET, DELETE).
+`Header` fields are headers, a `RawBody` field is the body whatever it says, and the rest is the JSON body, or the query
+for verbs without one (GET, DELETE).
 """
 
 from __future__ import annotations
@@ -119,6 +120,9 @@ def _operation(method: Method, schemas: Mapping[str, Any]) -> Json:
             )
         elif sources.get(field.name, "").startswith("header:"):
             parameters.append(_parameter(header, "header", field, own, _in_text(method, field, schema)))
+        elif sources.get(field.name) == "raw":
+            # What is in it is somebody else's to say; msgspec's schema of bytes would be base64 text.
+            operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": {}}}}
         elif with_body:
             body[field.json_name] = field
         else:

@@ -9,47 +9,37 @@ is a dictionary lookup, the driver, and a constructor called by position.
         email: str
         version: int = 1
 
-    users: DAO[User, int] = DAO(User, store)
+    users = DAO(User, store)
     await users.create(User(1, "ada@example.org"))
-    page = await users.find({"email": starts_with("ada")}, order=["-id"], limit=20)
+    page = await users.find(column(User.email).starts_with("ada"), order=[column(User.id).descending], limit=20)
     user = await users.update(msgspec.structs.replace(page.items[0], email="ada@example.com"))
 
-Types flow: `get` takes the key's type and returns `User | None`. Times (aware), dates, decimals, UUIDs, enums and JSON
-(lists, dicts, Structs) are stored the same way on every engine. Pages go by keyset, updates by version, a `Conflict`
-names the unique index that was hit.
+Types flow: `get` takes the key's type and returns `User | None`, and a column is compared with its field's type only.
+Times (aware), dates, decimals, UUIDs, enums and JSON (lists, dicts, Structs) are stored the same way on every engine.
+Pages go by keyset, updates by version, a `Conflict` names the unique index that was hit.
 
-It does not: map relations, track changes, create tables at run time (`create_table_sql` drafts a migration), or hide
-SQL: joins and aggregates are written as SQL and run through `store` or `tx`.
+A DAO works on one `Store`, and unchanged on what implements `Databases`: many stores that divide the keys.
+
+It does not: map relations, track changes, alter tables (`create_tables` makes the first migration), or hide SQL: joins
+and aggregates are written as SQL and run through `store` or `tx`.
 """
 
 from dougong.dao._dao import DAO
+from dougong.dao._databases import Databases
 from dougong.dao._entity import Entity
 from dougong.dao._page import Page
-from dougong.dao._statements import create_table_sql
-from dougong.dao._where import (
-    Condition,
-    Where,
-    above,
-    at_least,
-    at_most,
-    below,
-    differs_from,
-    one_of,
-    starts_with,
-)
+from dougong.dao._statements import create_table_sql, create_tables
+from dougong.dao._where import ColumnOf, Condition, Order, column
 
 __all__ = [
     "DAO",
+    "ColumnOf",
     "Condition",
+    "Databases",
     "Entity",
+    "Order",
     "Page",
-    "Where",
-    "above",
-    "at_least",
-    "at_most",
-    "below",
+    "column",
     "create_table_sql",
-    "differs_from",
-    "one_of",
-    "starts_with",
+    "create_tables",
 ]

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import Generic, TypeVar, cast
+from operator import itemgetter
+from typing import Any, Generic, cast
 
 import msgspec
+from typing_extensions import TypeVar
 
+from dougong.dao._databases import Databases, OneStore, together
 from dougong.dao._entity import Entity, Shape, shape_of
 from dougong.dao._page import Page, decode_cursor, encode_cursor
-from dougong.dao._statements import Order, Statements, keyset_parameters
-from dougong.dao._where import Where, column_named, padded, parse, to_value
+from dougong.dao._rows import Rows
+from dougong.dao._statements import Directions, Statements, keyset_parameters
+from dougong.dao._where import Condition, Order, column_named, padded, parse, to_value
 from dougong.errors import Conflict, Invalid, NotFound
 from dougong.store import Row, Store, Tx, Value
 
 __all__ = ["DAO"]
 
 T = TypeVar("T", bound=Entity)
-ID = TypeVar("ID")
+ID = TypeVar("ID", default=int)
 R = TypeVar("R")
 
 KEYS_PER_QUERY = 512
@@ -27,45 +31,61 @@ _statements: dict[tuple[type[Entity], str], Statements] = {}
 
 
 class DAO(Generic[T, ID]):
-    """Reads and writes one entity in one store.
+    """Reads and writes one entity, in one store or in the many of a sharded one (see `Databases`).
 
-        users: DAO[User, int] = DAO(User, store)
-        await users.create(User(1, "ada@example.org", now))
+        users = DAO(User, store)                             # DAO[User, int]; DAO[Tag, str] is said by annotation
+        await users.create(User(1, "ada@example.org"))
         user = await users.get(1)                            # User | None
 
     Every operation takes `tx=` to be part of a unit; without it, a write is a unit of its own (durable when it returns)
-    and a read sees what is committed. Raises what the store raises; `Conflict` names the constraint in `fields`.
+    and a read sees what is committed. Raises what the store raises; a `Conflict` names the constraint, and errors name
+    entity and field, in `fields`.
     """
 
-    def __init__(self, entity: type[T], store: Store) -> None:
+    def __init__(self, entity: type[T], databases: Store | Databases) -> None:
+        sharded = hasattr(databases, "database_of")
+        self._only: Store | None = None if sharded else cast(Store, databases)
+        self._databases = cast(Databases, databases) if sharded else OneStore(cast(Store, databases))
         self._entity = entity
-        self._store = store
         self._shape: Shape = shape_of(entity)
-        known = _statements.get((entity, store.dialect))
+        known = _statements.get((entity, databases.dialect))
         if known is None:
-            known = _statements[entity, store.dialect] = Statements(self._shape, store.dialect)
+            known = _statements[entity, databases.dialect] = Statements(self._shape, databases.dialect)
         self._sql = known
-        columns = self._shape.columns
-        self._stores = [(place, column) for place, column in enumerate(columns) if column.store is not None]
-        self._loads = [(place, column.load) for place, column in enumerate(columns) if column.load is not None]
-        names = [column.name for column in columns]
+        self._rows = Rows(entity, self._shape)
+        names = [column.name for column in self._shape.columns]
         self._key_at = names.index(self._shape.key.name)
         self._version_at = names.index(self._shape.version.name) if self._shape.version is not None else -1
+        self._key_name = self._shape.key.name
+        self._held = self._shape.key.store
 
     async def create(self, entity: T, *, tx: Tx | None = None) -> None:
         """Insert; `Conflict` (code `unique_violated`) when the key or another unique value is taken."""
-        row = self._row(entity)
-        await self._write(tx, lambda tx: tx.execute(self._sql.insert, row))
+        row = self._rows.store(entity)
+        await self._write(row[self._key_at], tx, lambda tx: tx.execute(self._sql.insert, row))
 
     async def create_many(self, entities: Iterable[T], *, tx: Tx | None = None) -> int:
-        """Insert all or none; how many."""
-        rows = [self._row(entity) for entity in entities]
-        return await self._write(tx, lambda tx: tx.execute_many(self._sql.insert, rows))
+        """Insert; how many. All or none in each database: one of several may fail, and is then raised, alone."""
+        rows = [self._rows.store(entity) for entity in entities]
+        if tx is not None:
+            return await self._named(tx.execute_many(self._sql.insert, rows))
+        if not rows:
+            return 0
+        parts = await self._by_database(rows, self._key_at)
+        return sum(await together([self._creating(store, part) for store, part in parts]))
+
+    def _creating(self, store: Store, rows: list[list[Value]]) -> Callable[[], Awaitable[int]]:
+        return lambda: self._named(store.write(lambda tx: tx.execute_many(self._sql.insert, rows)))
 
     async def get(self, key: ID, *, tx: Tx | None = None) -> T | None:
         """The entity with this key, or None."""
-        row = await (tx or self._store).fetch_one(self._sql.get, (self._key(key),))
-        return self._load(row) if row is not None else None
+        try:
+            value = self._held(key)
+        except (TypeError, ValueError):
+            value = self._key(key)  # which says what is wrong
+        source = tx or self._only or await self._databases.database_of(value)
+        row = await source.fetch_one(self._sql.get, (value,))
+        return self._rows.load(row) if row is not None else None
 
     async def need(self, key: ID, *, tx: Tx | None = None) -> T:
         """The entity with this key, or `NotFound` naming it."""
@@ -75,66 +95,92 @@ class DAO(Generic[T, ID]):
         return found
 
     async def get_many(self, keys: Iterable[ID], *, tx: Tx | None = None) -> dict[ID, T]:
-        """Those of the keys that exist, in one query per 512."""
-        wanted = list(dict.fromkeys(keys))
+        """Those of the keys that exist, in one query per 512 and database."""
+        values = [(self._key(key),) for key in dict.fromkeys(keys)]
+        if not values:
+            return {}
+        parts: list[tuple[Tx | Store, list[tuple[Value]]]] = []
+        if tx is not None:
+            parts.append((tx, values))
+        else:
+            parts += await self._by_database(values, 0)
         found: dict[ID, T] = {}
-        for start in range(0, len(wanted), KEYS_PER_QUERY):
-            values = padded(tuple(self._key(key) for key in wanted[start : start + KEYS_PER_QUERY]))
-            for row in await (tx or self._store).fetch_all(self._sql.get_many(len(values)), values):
-                entity = self._load(row)
-                found[cast(ID, getattr(entity, self._shape.key.name))] = entity
+        for rows in await together([self._getting(source, part) for source, part in parts]):
+            for row in rows:
+                entity = self._rows.load(row)
+                found[getattr(entity, self._key_name)] = entity
         return found
+
+    def _getting(self, source: Tx | Store, keys: list[tuple[Value]]) -> Callable[[], Awaitable[list[Row]]]:
+        async def get() -> list[Row]:
+            rows: list[Row] = []
+            for start in range(0, len(keys), KEYS_PER_QUERY):
+                values = padded([value for (value,) in keys[start : start + KEYS_PER_QUERY]])
+                rows += await source.fetch_all(self._sql.get_many(len(values)), values)
+            return rows
+
+        return get
 
     async def find(
         self,
-        where: Where | None = None,
-        *,
-        order: Sequence[str] = (),
+        *where: Condition,
+        order: Sequence[Order] = (),
         after: str | None = None,
         limit: int = 100,
+        scatter: bool = False,
         tx: Tx | None = None,
     ) -> Page[T]:
-        """One page of what fulfils `where` (see `Where`).
+        """One page of what fulfils all conditions.
 
-        `order` names columns, `-` before one means descending; the key is always the last, so the order is total and
-        pages neither repeat nor skip rows that stay. Nullable columns cannot order. `after` is the last page's cursor.
-        `limit` is 1 to 1000.
+            page = await users.find(column(User.age).at_least(18), order=[column(User.joined).descending], limit=20)
+
+        The key is always the last to order, so the order is total and pages neither repeat nor skip rows that stay.
+        Columns that may be None, and those held as text that sorts otherwise, cannot order. `after` is the last page's
+        cursor, `limit` is 1 to 1000. Over several databases (`scatter`) each is asked for a page, and they are merged.
         """
         if not 1 <= limit <= PAGE_MAX:
-            raise Invalid(f"limit must be 1 to {PAGE_MAX}, not {limit}", code="bad_limit", limit=limit)
+            raise self._invalid(f"limit must be 1 to {PAGE_MAX}, not {limit}", "bad_limit")
         total = self._total_order(order)
-        words = [("-" if down else "") + name for name, down in total]
-        parts, parameters = parse(self._shape, where or {})
+        words = [str(self._shape.table.name), *(("-" if down else "") + name for name, down in total)]
+        parts, parameters = parse(self._entity, self._shape, where)
         if after is not None:
-            parameters += keyset_parameters(total, decode_cursor(words, after))
+            held = [self._shape.by_name[name].held for name, _ in total]
+            parameters += keyset_parameters(total, decode_cursor(words, held, after))
+        parameters.append(limit + 1)
         sql = self._sql.find(parts, total, after=after is not None)
-        rows = await (tx or self._store).fetch_all(sql, (*parameters, limit + 1))
+        pages = await self._ask(tx, scatter, lambda source: source.fetch_all(sql, parameters))
+        places = [list(self._shape.by_name).index(name) for name, _ in total]
+        rows = pages[0] if len(pages) == 1 else _merged(pages, places, [down for _, down in total])
         cursor: str | None = None
         if len(rows) > limit:
             del rows[limit:]
-            places = [list(self._shape.by_name).index(name) for name, _ in total]
             cursor = encode_cursor(words, [rows[-1][place] for place in places])
-        return Page([self._load(row) for row in rows], cursor)
+        return Page([self._rows.load(row) for row in rows], cursor)
 
     async def stream(
-        self, where: Where | None = None, *, order: Sequence[str] = (), page: int = 500
+        self,
+        *where: Condition,
+        order: Sequence[Order] = (),
+        page: int = 500,
+        scatter: bool = False,
+        tx: Tx | None = None,
     ) -> AsyncIterator[T]:
-        """Everything that fulfils `where`, page by page: no one snapshot, and the loop is free between pages."""
+        """Everything that fulfils the conditions, page by page: outside of a unit it is no one snapshot."""
         after: str | None = None
         while True:
-            found = await self.find(where, order=order, after=after, limit=page)
+            found = await self.find(*where, order=order, after=after, limit=page, scatter=scatter, tx=tx)
             for item in found.items:
                 yield item
             if found.after is None:
                 return
             after = found.after
 
-    async def count(self, where: Where | None = None, *, tx: Tx | None = None) -> int:
-        """How many rows fulfil `where`."""
-        parts, parameters = parse(self._shape, where or {})
-        row = await (tx or self._store).fetch_one(self._sql.count(parts), parameters)
-        assert row is not None, "count(*) always has a row"
-        return cast(int, row[0])
+    async def count(self, *where: Condition, scatter: bool = False, tx: Tx | None = None) -> int:
+        """How many rows fulfil all conditions."""
+        parts, parameters = parse(self._entity, self._shape, where)
+        sql = self._sql.count(parts)
+        rows = await self._ask(tx, scatter, lambda source: source.fetch_one(sql, parameters))
+        return sum(cast(int, row[0]) for row in rows if row is not None)
 
     async def update(self, entity: T, *, tx: Tx | None = None) -> T:
         """Write all columns; the entity as it is now stored.
@@ -142,83 +188,124 @@ class DAO(Generic[T, ID]):
         With a version column: only if the stored version is the entity's, and counted up; else `Conflict` (code
         `stale_version`): read again, then decide. `NotFound` when the row is gone.
         """
-        return await self._write(tx, lambda tx: self._update(tx, entity))
-
-    async def _update(self, tx: Tx, entity: T) -> T:
         version = self._shape.version
-        key = cast(ID, getattr(entity, self._shape.key.name))
-        old = self._row(entity)
-        new = entity
+        new, old = entity, self._rows.store(entity)
         if version is not None:
             new = msgspec.structs.replace(entity, **{version.name: getattr(entity, version.name) + 1})
-        row = self._row(new)
-        parameters = [value for place, value in enumerate(row) if place != self._key_at]
-        parameters.append(row[self._key_at])
+        row = self._rows.store(new)
+        key = row[self._key_at]
+        parameters = [value for place, value in enumerate(row) if place != self._key_at or len(row) == 1]
+        parameters.append(key)
         if version is not None:
             parameters.append(old[self._version_at])
-        if await tx.execute(self._sql.update, parameters):
-            return new
-        if await tx.fetch_one(self._sql.exists, (row[self._key_at],)) is None:
-            raise self._not_found(key)
-        if version is None:
-            return new  # MySQL counts changed rows only: the row was already like that
-        raise Conflict(
-            f"{self._shape.name} {key!r} is no longer at version {getattr(entity, version.name)}; read it again",
-            code="stale_version",
-            constraint=f"{self._shape.table.name}.{version.name}",
-        )
+
+        async def unit(tx: Tx) -> None:
+            if await tx.execute(self._sql.update, parameters):
+                return
+            if version is None or await tx.fetch_one(self._sql.exists, (key,)) is None:
+                raise self._not_found(getattr(entity, self._key_name))
+            raise Conflict(
+                f"{self._shape.name} {getattr(entity, self._key_name)!r} is no longer at version"
+                f" {old[self._version_at]!r}; read it again",
+                code="stale_version",
+                entity=self._shape.name,
+                field=version.name,
+                constraint=f"{self._shape.table.name}.{version.name}",
+            )
+
+        await self._write(key, tx, unit)
+        return new
 
     async def upsert(self, entity: T, *, tx: Tx | None = None) -> None:
-        """Insert, or overwrite the row with this key whatever its version (which is counted up)."""
-        row = self._row(entity)
-        await self._write(tx, lambda tx: tx.execute(self._sql.upsert, row))
+        """Overwrite the row with this key whatever its version (which is counted up), or insert it.
+
+        `Conflict` when another row has a unique value of it. Two statements, and the same on every engine: what MySQL
+        offers for it would overwrite that other row.
+        """
+        row = self._rows.store(entity)
+        key = row[self._key_at]
+        kept = {self._key_at, self._version_at} if len(row) > 1 else set[int]()
+        parameters = [*(value for place, value in enumerate(row) if place not in kept), key]
+
+        async def unit(tx: Tx) -> None:
+            if not await tx.execute(self._sql.overwrite, parameters):
+                await tx.execute(self._sql.insert, row)
+
+        await self._write(key, tx, unit)
 
     async def delete(self, key: ID, *, tx: Tx | None = None) -> bool:
         """Remove; whether it was there."""
         value = self._key(key)
-        return await self._write(tx, lambda tx: tx.execute(self._sql.delete, (value,))) > 0
+        return await self._write(value, tx, lambda tx: tx.execute(self._sql.delete, (value,))) > 0
 
-    async def _write(self, tx: Tx | None, unit: Callable[[Tx], Awaitable[R]]) -> R:
+    async def _write(self, key: Value, tx: Tx | None, unit: Callable[[Tx], Awaitable[R]]) -> R:
+        if tx is not None:
+            return await self._named(unit(tx))
+        store = self._only or await self._databases.database_of(key)
+        return await self._named(store.write(unit))
+
+    async def _named(self, writing: Awaitable[R]) -> R:
+        """Conflicts as the entity's declaration calls them, on every engine."""
         try:
-            return await (unit(tx) if tx is not None else self._store.write(unit))
+            return await writing
         except Conflict as conflict:
-            index = self._shape.unique.get(cast(str, conflict.fields.get("constraint", "")))
-            if index is not None:
-                conflict.fields["constraint"] = index
+            known = self._shape.unique.get(cast(str, conflict.fields.get("constraint", "")))
+            if known is not None:
+                conflict.fields["constraint"], conflict.fields["field"] = known
+            conflict.fields.setdefault("entity", self._shape.name)
             raise
 
-    def _row(self, entity: T) -> list[Value]:
-        if type(entity) is not self._entity:
-            raise TypeError(f"this DAO stores {self._shape.name}, not {type(entity).__name__}")
-        row = list(msgspec.structs.astuple(entity))
-        for place, column in self._stores:
-            row[place] = to_value(self._shape, column, row[place])
-        return row
+    async def _ask(self, tx: Tx | None, scatter: bool, question: Callable[[Tx | Store], Awaitable[R]]) -> list[R]:
+        """The answers of the one database there is, or of all."""
+        if tx is not None:
+            if scatter:
+                raise self._invalid("a unit sees its own database only; leave scatter=True or tx= out", "bad_scatter")
+            return [await question(tx)]
+        if self._only is not None:
+            return [await question(self._only)]
+        if not scatter:
+            raise self._invalid("its rows are in several databases; say scatter=True to ask all of them", "no_scatter")
+        return await together([_bound(question, store) for store in await self._databases.all_databases()])
 
-    def _load(self, row: Row) -> T:
-        if not self._loads:
-            return self._entity(*row)
-        values: list[object] = list(row)
-        for place, load in self._loads:
-            if values[place] is not None:
-                values[place] = load(values[place])
-        return self._entity(*values)
+    async def _by_database(self, rows: Sequence[R], key_at: int) -> list[tuple[Store, list[R]]]:
+        if self._only is not None:
+            return [(self._only, list(rows))]
+        parts: dict[int, tuple[Store, list[R]]] = {}
+        for row in rows:
+            store = await self._databases.database_of(cast(Row, row)[key_at])
+            parts.setdefault(id(store), (store, []))[1].append(row)
+        return list(parts.values())
 
     def _key(self, key: ID) -> Value:
         return to_value(self._shape, self._shape.key, key)
 
     def _not_found(self, key: ID) -> NotFound:
-        return NotFound(f"there is no {self._shape.name} {key!r}", entity=self._shape.name, key=str(key))
+        name = self._shape.name
+        return NotFound(f"there is no {name} {key!r}", entity=name, field=self._key_name, key=str(key))
 
-    def _total_order(self, order: Sequence[str]) -> Order:
-        total: list[tuple[str, bool]] = []
-        for word in order:
-            name, down = word.removeprefix("-"), word.startswith("-")
-            column = column_named(self._shape, name)
-            if column.nullable:
-                raise Invalid(f"{self._shape.name}.{name} may be NULL and cannot order pages", code="unknown_order")
-            total.append((name, down))
-        key = self._shape.key.name
-        if all(name != key for name, _ in total):
-            total.append((key, total[-1][1] if total else False))
-        return tuple(total)
+    def _invalid(self, message: str, code: str) -> Invalid:
+        return Invalid(f"{self._shape.name}: {message}", code=code, entity=self._shape.name)
+
+    def _total_order(self, order: Sequence[Order]) -> Directions:
+        total: dict[str, bool] = {}
+        for asked in order:
+            column = column_named(self._entity, self._shape, asked)
+            if column.nullable or not column.ordered:
+                raise self._invalid(
+                    f"{column.name} may be None, or is held as text that sorts otherwise: it cannot order", "bad_order"
+                )
+            total.setdefault(column.name, asked.down)
+        total.setdefault(self._key_name, bool(total) and list(total.values())[-1])
+        return tuple(total.items())
+
+
+def _bound(question: Callable[[Tx | Store], Awaitable[R]], store: Store) -> Callable[[], Awaitable[R]]:
+    return lambda: question(store)
+
+
+def _merged(pages: list[list[Row]], places: list[int], downs: list[bool]) -> list[Row]:
+    """The rows of all pages in order, by the values as they are held: those sort here as in the database."""
+    rows = [row for page in pages for row in page]
+    for place, down in reversed(list(zip(places, downs, strict=True))):
+        rows.sort(key=cast(Any, itemgetter(place)), reverse=down)
+    return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -9,9 +10,13 @@ from typing import Any, ClassVar
 import msgspec
 import sqlalchemy as sa
 
-from dougong.dao._columns import Column, column
+from dougong.dao._columns import Column, column_for
 
 __all__ = ["Entity", "Shape", "shape_of"]
+
+
+# Quoted where they are reserved words; anything else in a name is more likely an accident, or somebody else's text.
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 
 
 class _Declared(msgspec.Struct, frozen=True):
@@ -71,8 +76,8 @@ class Shape(msgspec.Struct, frozen=True):
     by_name: dict[str, Column]
     key: Column
     version: Column | None
-    unique: dict[str, str]
-    """SQLite's name for a unique constraint (`users.email`) → the index's own."""
+    unique: dict[str, tuple[str, str]]
+    """What an engine calls a unique constraint (`users.email`, `PRIMARY`) → the index's own name and its fields."""
 
 
 def shape_of(entity: type[Entity]) -> Shape:
@@ -84,15 +89,22 @@ def shape_of(entity: type[Entity]) -> Shape:
     if declared is None:
         raise TypeError(f"{entity.__name__} names no table; write class {entity.__name__}(Entity, table=...)")
     hints = typing.get_type_hints(entity, include_extras=True)
-    columns = tuple(column(entity.__name__, name, hints[name]) for name in entity.__struct_fields__)
+    columns = tuple(column_for(entity.__name__, name, hints[name]) for name in entity.__struct_fields__)
     by_name = {each.name: each for each in columns}
     for what, name in (("key", declared.key), ("version", declared.version)):
         if name and name not in by_name:
             raise TypeError(f"{entity.__name__}: {what}={name!r} is no field of it")
+        if name and by_name[name].nullable:
+            raise TypeError(f"{entity.__name__}: {what}={name!r} must not be None")
+    if declared.version and hints[declared.version] is not int:
+        raise TypeError(f"{entity.__name__}: version={declared.version!r} must be an int: it is counted up")
     for index, names in declared.unique.items():
         for name in names:
             if name not in by_name:
                 raise TypeError(f"{entity.__name__}: unique index {index!r} names {name!r}, which is no field of it")
+    for name in (declared.table, *by_name, *declared.unique):
+        if not _NAME.fullmatch(name):
+            raise TypeError(f"{entity.__name__}: {name!r} is no name for a table, column or index: letters, digits, _")
     table = sa.Table(
         declared.table,
         sa.MetaData(),
@@ -107,10 +119,13 @@ def shape_of(entity: type[Entity]) -> Shape:
             for each in columns
         ),
         *(sa.UniqueConstraint(*names, name=index) for index, names in declared.unique.items()),
+        mysql_engine="InnoDB",
     )
-    unique = {
-        ", ".join(f"{declared.table}.{name}" for name in names): index for index, names in declared.unique.items()
-    }
+    unique: dict[str, tuple[str, str]] = {}
+    for index, names in (("primary_key", (declared.key,)), *declared.unique.items()):
+        known_as = ["PRIMARY", f"{declared.table}_pkey"] if index == "primary_key" else [index]
+        known_as.append(", ".join(f"{declared.table}.{name}" for name in names))  # SQLite names the columns
+        unique.update(dict.fromkeys(known_as, (index, ", ".join(names))))
     version = by_name[declared.version] if declared.version else None
     shape = Shape(entity.__name__, table, columns, by_name, by_name[declared.key], version, unique)
     entity.__shape__ = shape

@@ -23,22 +23,33 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
 
 
 def encode_cursor(order: list[str], values: list[Value]) -> str:
-    """Opaque to clients, and not secret: it holds the last row's values of the ordering columns."""
+    """Opaque to clients, but not secret and not signed: it holds the last row's values of the ordering columns.
+
+    Who changes it reads from another row on, within the same conditions.
+    """
     return base64.urlsafe_b64encode(msgspec.msgpack.encode([order, values])).decode().rstrip("=")
 
 
-def decode_cursor(order: list[str], cursor: str) -> list[Value]:
-    """The values in a cursor made for this order; anything else is `Invalid` (code `bad_cursor`)."""
+def decode_cursor(order: list[str], held: list[type], cursor: str) -> list[Value]:
+    """The values, of these types, in a cursor made for this order; anything else is `Invalid` (code `bad_cursor`)."""
     try:
         raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         made_for, values = msgspec.msgpack.decode(raw, type=tuple[list[str], list[Any]])
     except (ValueError, msgspec.DecodeError):
-        raise Invalid("the cursor is damaged; start from the first page", code="bad_cursor") from None
-    if not all(isinstance(value, int | float | str | bytes) for value in values):
-        raise Invalid("the cursor is damaged; start from the first page", code="bad_cursor")
-    if made_for != order or len(values) != len(order):
-        raise Invalid(
-            f"the cursor was made for order {', '.join(made_for)}, not {', '.join(order)}; start from the first page",
-            code="bad_cursor",
-        )
+        raise _bad("is damaged") from None
+    if made_for != order:
+        raise _bad(f"was made for order {', '.join(made_for)}, not {', '.join(order)}")
+    if [type(value) for value in values] != held or not all(map(_fits, values)):
+        raise _bad("is damaged")
     return values
+
+
+def _fits(value: Value) -> bool:
+    """Whether every engine takes it."""
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return "\0" not in value if isinstance(value, str) else True
+
+
+def _bad(what: str) -> Invalid:
+    return Invalid(f"the cursor {what}; start from the first page", code="bad_cursor")

@@ -15,30 +15,49 @@ from sqlalchemy.schema import CreateTable
 
 from dougong.dao._entity import Entity, Shape, shape_of
 from dougong.dao._where import Part, parameter, render
+from dougong.store import Migration
 
-__all__ = ["Order", "Statements", "create_table_sql"]
+__all__ = ["Directions", "Statements", "create_table_sql", "create_tables", "keyset_parameters"]
 
-Order = tuple[tuple[str, bool], ...]
+Directions = tuple[tuple[str, bool], ...]
 """Column and whether it descends, the key last."""
 
 KEPT_MAX = 1000
 
+DIALECTS: dict[str, Callable[..., sa.Dialect]] = {
+    "sqlite": sqlite.dialect,
+    "mysql": mysql.dialect,
+    "postgresql": postgresql.dialect,
+}
+# Each server reads its own comment. Elsewhere blanks at the end of text do not count: "a" would equal "a ".
+_BY_CODE_POINTS = " /*M! COLLATE utf8mb4_nopad_bin */ /*!80017 COLLATE utf8mb4_0900_bin */"
+
 
 def _dialect(name: str) -> sa.Dialect:
     # All three take `?` here: the store's protocol speaks qmark, and each engine's adapter passes it on.
-    kinds: dict[str, Callable[..., sa.Dialect]] = {
-        "sqlite": sqlite.dialect,
-        "mysql": mysql.dialect,
-        "postgresql": postgresql.dialect,
-    }
-    if name not in kinds:
-        raise TypeError(f"no SQL dialect {name!r}; there are {', '.join(kinds)}")
-    return kinds[name](paramstyle="qmark")
+    if name not in DIALECTS:
+        raise TypeError(f"no SQL dialect {name!r}; there are {', '.join(DIALECTS)}")
+    return DIALECTS[name](paramstyle="qmark")
 
 
 def create_table_sql(entity: type[Entity], dialect: str = "sqlite") -> str:
     """`CREATE TABLE ...` for an entity: the draft of its first migration."""
-    return str(CreateTable(shape_of(entity).table).compile(dialect=_dialect(dialect))).strip()
+    sql = str(CreateTable(shape_of(entity).table).compile(dialect=_dialect(dialect))).strip()
+    return sql + _BY_CODE_POINTS if dialect == "mysql" else sql
+
+
+def create_tables(number: int, name: str, *entities: type[Entity]) -> Migration:
+    """The migration that makes the entities' tables, on any engine.
+
+    It says what the classes say now. Before a class with a table in use changes, write down what this gave
+    (`create_table_sql`) and add a migration with the `ALTER TABLE`; the store refuses a step that was changed later.
+    """
+    return Migration(
+        number,
+        name,
+        "",
+        {dialect: ";\n\n".join(create_table_sql(entity, dialect) for entity in entities) for dialect in DIALECTS},
+    )
 
 
 class Statements:
@@ -48,7 +67,6 @@ class Statements:
         self._shape = shape
         self._table = shape.table
         self._key: sa.Column[Any] = shape.table.c[shape.key.name]
-        self._name = dialect
         self._dialect = _dialect(dialect)
         self._kept: dict[Hashable, str] = {}
         table, key = self._table, self._key
@@ -58,11 +76,15 @@ class Statements:
         self.get = self._text(table.select().where(key == parameter()))
         self.delete = self._text(table.delete().where(key == parameter()))
         self.exists = self._text(sa.select(sa.literal_column("1")).select_from(table).where(key == parameter()))
-        update = table.update().values(others or {key.name: key}).where(key == parameter())
-        if shape.version is not None:
-            update = update.where(table.c[shape.version.name] == parameter())
-        self.update = self._text(update)
-        self.upsert = self._text(self._upsert(everything, list(others)))
+        update = table.update().where(key == parameter())
+        version = table.c[shape.version.name] if shape.version is not None else None
+        self.overwrite = self._text(update.values(others or everything))
+        """As `update`, but whatever the version, which is counted up."""
+        self.update = self.overwrite
+        if version is not None:
+            self.update = self._text(update.values(others).where(version == parameter()))
+            counted = {**others, version.name: version + sa.literal_column("1")}
+            self.overwrite = self._text(update.values(counted))
 
     def get_many(self, count: int) -> str:
         return self._keep(
@@ -76,7 +98,7 @@ class Statements:
             lambda: sa.select(sa.func.count()).select_from(self._table).where(*render(self._shape, parts)),
         )
 
-    def find(self, parts: tuple[Part, ...], order: Order, *, after: bool) -> str:
+    def find(self, parts: tuple[Part, ...], order: Directions, *, after: bool) -> str:
         """Parameters: those of the conditions, those of `after` (see `keyset_parameters`), the limit."""
 
         def make() -> sa.Select[Any]:
@@ -90,7 +112,7 @@ class Statements:
 
         return self._keep(("find", parts, order, after), make)
 
-    def _behind(self, order: Order) -> sa.ColumnElement[bool]:
+    def _behind(self, order: Directions) -> sa.ColumnElement[bool]:
         """What comes after a row in `order`: (a, b) > (?, ?), written out where directions differ."""
         columns = [self._table.c[name] for name, _ in order]
         directions = {down for _, down in order}
@@ -108,20 +130,6 @@ class Statements:
             )
         )
 
-    def _upsert(self, values: dict[str, sa.BindParameter[Any]], others: list[str]) -> sa.Insert:
-        version = self._shape.version.name if self._shape.version is not None else ""
-        if self._name == "mysql":
-            made = mysql.insert(self._table).values(values)
-            new: Any = made.inserted
-            changes = {n: self._table.c[n] + sa.literal_column("1") if n == version else new[n] for n in others}
-            return made.on_duplicate_key_update(changes)
-        insert: Any = sqlite.insert if self._name == "sqlite" else postgresql.insert
-        made = insert(self._table).values(values)
-        changes = {n: self._table.c[n] + sa.literal_column("1") if n == version else made.excluded[n] for n in others}
-        if not changes:
-            return made.on_conflict_do_nothing(index_elements=[self._key])  # type: ignore[no-any-return]
-        return made.on_conflict_do_update(index_elements=[self._key], set_=changes)  # type: ignore[no-any-return]
-
     def _keep(self, shape: Hashable, make: Callable[[], sa.Executable]) -> str:
         text = self._kept.get(shape)
         if text is None:
@@ -134,7 +142,7 @@ class Statements:
         return str(statement.compile(dialect=self._dialect, compile_kwargs={"render_postcompile": True}))
 
 
-def keyset_parameters(order: Order, values: list[Any]) -> list[Any]:
+def keyset_parameters(order: Directions, values: list[Any]) -> list[Any]:
     """The parameters of `_behind` for one row's values."""
     if len({down for _, down in order}) == 1:
         return values

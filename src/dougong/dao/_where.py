@@ -1,111 +1,165 @@
-"""Conditions on columns, as values: `{"status": "new", "amount": at_least(5)}`."""
+"""Conditions and orders, typed by the field they are about: `column(User.age).at_least(18)`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import types
+from collections.abc import Iterable, Sequence
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 import sqlalchemy as sa
 
 from dougong.dao._columns import Column
-from dougong.dao._entity import Shape
+from dougong.dao._entity import Entity, Shape
 from dougong.errors import Invalid
 from dougong.store import Value
 
-__all__ = ["Condition", "Where", "above", "at_least", "at_most", "below", "differs_from", "one_of", "starts_with"]
+__all__ = ["ColumnOf", "Condition", "Order", "Part", "column", "padded", "parameter", "parse", "render", "to_value"]
+
+V = TypeVar("V")
+
+ONE_OF_MAX = 500
+CONDITIONS_MAX = 100
+_COMPARES = frozenset({">=", "<=", ">", "<"})
 
 
 class Condition(msgspec.Struct, frozen=True):
-    """What a column's value must fulfil; made by the functions of this module."""
+    """What a column's value must fulfil; made by the methods of `column(...)`."""
 
+    entity: type[Entity]
+    name: str
     operator: str
-    operand: object
+    operands: tuple[object, ...]
 
 
-Where = Mapping[str, object]
-"""Column name → a value it must equal (None: be NULL) or a `Condition`; all must hold."""
+class Order(msgspec.Struct, frozen=True):
+    """A column that orders rows, made by `column(...).ascending` and `.descending`."""
 
-ONE_OF_MAX = 500
-
-
-def at_least(value: object) -> Condition:
-    return Condition(">=", value)
+    entity: type[Entity]
+    name: str
+    down: bool
 
 
-def at_most(value: object) -> Condition:
-    return Condition("<=", value)
+class ColumnOf(Generic[V]):
+    """A column whose values are `V` in Python; see `column`."""
+
+    __slots__ = ("_entity", "_name")
+
+    def __init__(self, entity: type[Entity], name: str) -> None:
+        self._entity = entity
+        self._name = name
+
+    def equals(self, value: V) -> Condition:
+        return self._condition("=", value)
+
+    def differs_from(self, value: V) -> Condition:
+        """Not equal. As in SQL, NULL differs from nothing."""
+        return self._condition("!=", value)
+
+    def at_least(self, value: V) -> Condition:
+        return self._condition(">=", value)
+
+    def at_most(self, value: V) -> Condition:
+        return self._condition("<=", value)
+
+    def above(self, value: V) -> Condition:
+        return self._condition(">", value)
+
+    def below(self, value: V) -> Condition:
+        return self._condition("<", value)
+
+    def one_of(self, values: Iterable[V]) -> Condition:
+        """Equal to one of at most 500 values; none at all finds nothing."""
+        return self._condition("in", *values)
+
+    def starts_with(self: ColumnOf[str], prefix: str) -> Condition:
+        """Text that begins with `prefix`, by code points."""
+        return self._condition("prefix", prefix)
+
+    def is_null(self) -> Condition:
+        return self._condition("null")
+
+    def is_not_null(self) -> Condition:
+        return self._condition("not null")
+
+    @property
+    def ascending(self) -> Order:
+        return Order(self._entity, self._name, down=False)
+
+    @property
+    def descending(self) -> Order:
+        return Order(self._entity, self._name, down=True)
+
+    def _condition(self, operator: str, *operands: object) -> Condition:
+        return Condition(self._entity, self._name, operator, operands)
 
 
-def above(value: object) -> Condition:
-    return Condition(">", value)
+def column(field: V | None) -> ColumnOf[V]:
+    """The column behind a field, taken from its class: `column(User.email)`.
 
-
-def below(value: object) -> Condition:
-    return Condition("<", value)
-
-
-def differs_from(value: object) -> Condition:
-    """Not equal; `differs_from(None)` is IS NOT NULL. As in SQL, NULL differs from nothing."""
-    return Condition("!=", value)
-
-
-def one_of(values: Iterable[object]) -> Condition:
-    """Equal to one of at most 500 values; none at all finds nothing."""
-    listed = tuple(values)
-    if len(listed) > ONE_OF_MAX:
-        raise Invalid(
-            f"one_of takes at most {ONE_OF_MAX} values, not {len(listed)}; ask in parts", code="too_many_values"
-        )
-    return Condition("in", listed)
-
-
-def starts_with(prefix: str) -> Condition:
-    """Text that begins with `prefix`, by code points."""
-    return Condition("prefix", prefix)
+    Type checkers see `User.email` as the field's own type, and so know what it may be compared with.
+    """
+    member: object = field
+    if isinstance(member, types.MemberDescriptorType) and issubclass(member.__objclass__, Entity):
+        return ColumnOf(member.__objclass__, member.__name__)
+    raise TypeError(f"column(...) takes a field from an Entity class, as in column(User.email), not {member!r}")
 
 
 Part = tuple[str, str, int]
 """Column, operator, number of parameters: all that the SQL text depends on."""
 
 
-def parse(shape: Shape, where: Where) -> tuple[tuple[Part, ...], list[Value]]:
+def parse(entity: type[Entity], shape: Shape, conditions: Sequence[Condition]) -> tuple[tuple[Part, ...], list[Value]]:
     """Split conditions into what shapes the SQL text and the parameters in its order."""
+    if len(conditions) > CONDITIONS_MAX:
+        raise _refused(shape, "", f"at most {CONDITIONS_MAX} conditions, not {len(conditions)}", "too_many_conditions")
     parts: list[Part] = []
     parameters: list[Value] = []
-    for name in sorted(where):
-        column = column_named(shape, name)
-        given = where[name]
-        condition = given if isinstance(given, Condition) else Condition("==", given)
-        values = _operands(condition)
-        if values == [None]:
-            if condition.operator not in ("==", "!="):
-                raise Invalid(f"{shape.name}.{name} {condition.operator} None means nothing", code="bad_condition")
-            parts.append((name, "null" if condition.operator == "==" else "not null", 0))
+    for condition in conditions:
+        found = column_named(entity, shape, condition)
+        values = [to_value(shape, found, value) for value in condition.operands]
+        if condition.operator == "in":
+            if len(values) > ONE_OF_MAX:
+                message = f"one_of takes at most {ONE_OF_MAX} values, not {len(values)}; ask in parts"
+                raise _refused(shape, found.name, message, "too_many_values")
+            if None in values:
+                raise _refused(shape, found.name, "nothing equals None; use is_null()", "bad_condition")
+            values = padded(values)
+        elif None in values:
+            raise _refused(shape, found.name, "nothing compares with None; use is_null()", "bad_condition")
+        elif condition.operator in _COMPARES and not found.ordered:
+            raise _refused(shape, found.name, "it is stored as text that sorts otherwise", "unordered_column")
+        elif condition.operator == "prefix":
+            if found.held is not str or found.load is not None:
+                raise _refused(shape, found.name, "starts_with is for text", "bad_condition")
+            parts.append((found.name, ">=", 1))
+            # No LIKE, so no wildcards to escape, and an index is of use.
+            above = _after_all(cast(str, values[0]))
+            if above:
+                parts.append((found.name, "<", 1))
+                values.append(above)
+            parameters += values
             continue
-        parts.append((name, condition.operator, len(values)))
-        parameters += [to_value(shape, column, value) for value in values]
+        parts.append((found.name, condition.operator, len(values)))
+        parameters += values
     return tuple(parts), parameters
 
 
-def _operands(condition: Condition) -> list[object]:
-    operand = condition.operand
-    if condition.operator == "in":
-        assert isinstance(operand, tuple)
-        return padded(operand)
-    if condition.operator == "prefix":
-        prefix = str(operand)
-        # The smallest text above all that start so: no LIKE, so no wildcards to escape and an index is of use.
-        return [prefix, prefix + "\U0010ffff"]
-    return [operand]
+def _after_all(prefix: str) -> str:
+    """The smallest text above all that start with `prefix`; empty when there is none."""
+    short = prefix.rstrip("\U0010ffff")
+    if not short:
+        return ""
+    following = ord(short[-1]) + 1
+    return short[:-1] + chr(0xE000 if following == 0xD800 else following)  # past the surrogates, which are no text
 
 
-def padded(values: tuple[Any, ...]) -> list[Any]:
+def padded(values: list[Value]) -> list[Value]:
     """The last value repeated up to a power of two: ten statements serve all lengths."""
     if not values:
-        return []
+        return values
     size = 1 << (len(values) - 1).bit_length()
-    return [*values, *(values[-1],) * (size - len(values))]
+    return values + values[-1:] * (size - len(values))
 
 
 def render(shape: Shape, parts: tuple[Part, ...]) -> list[sa.ColumnElement[bool]]:
@@ -120,9 +174,7 @@ def _expression(column: sa.Column[Any], operator: str, count: int) -> sa.ColumnE
         return column.is_not(None)
     if operator == "in":
         return column.in_([parameter() for _ in range(count)]) if count else sa.false()
-    if operator == "prefix":
-        return sa.and_(column >= parameter(), column < parameter())
-    made: sa.ColumnElement[bool] = column.op("=" if operator == "==" else operator, is_comparison=True)(parameter())
+    made: sa.ColumnElement[bool] = column.op(operator, is_comparison=True)(parameter())
     return made
 
 
@@ -131,24 +183,24 @@ def parameter() -> sa.BindParameter[Any]:
     return sa.bindparam(None, required=True, unique=True, type_=sa.types.NullType())
 
 
-def column_named(shape: Shape, name: str) -> Column:
-    column = shape.by_name.get(name)
-    if column is None:
-        raise Invalid(
-            f"{shape.name} has no column {name!r}; it has {', '.join(shape.by_name)}",
-            code="unknown_column",
-            column=name,
-        )
-    return column
+def column_named(entity: type[Entity], shape: Shape, asked: Condition | Order) -> Column:
+    """The column that a condition or order of this entity is about."""
+    if not isinstance(asked, Condition | Order):
+        raise TypeError(f"{shape.name}: {asked!r} is neither condition nor order; make one with column({shape.name}.…)")
+    found = shape.by_name.get(asked.name) if issubclass(entity, asked.entity) else None
+    if found is None:
+        raise _refused(shape, asked.name, f"that is a column of {asked.entity.__name__}", "unknown_column")
+    return found
 
 
 def to_value(shape: Shape, column: Column, value: object) -> Value:
     """A Python value as the database holds it."""
-    if value is None or column.store is None:
-        return value  # type: ignore[return-value]  # the driver refuses what it cannot hold, by name
     try:
         return column.store(value)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise Invalid(
-            f"{shape.name}.{column.name} cannot hold {value!r}: {error}", code="wrong_type", column=column.name
-        ) from error
+    except (TypeError, ValueError) as error:
+        shown = f"{value!r:.80}"
+        raise _refused(shape, column.name, f"it cannot hold {shown}: {error}", "wrong_value") from error
+
+
+def _refused(shape: Shape, field: str, message: str, code: str) -> Invalid:
+    return Invalid(f"{shape.name}.{field}: {message}", code=code, entity=shape.name, field=field)

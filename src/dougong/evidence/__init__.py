@@ -18,6 +18,7 @@ its own beside ours. This room knows no system: starting one, talking to it and 
 from dougong.evidence.apart import Generator, generator
 from dougong.evidence.claim import Claim, Experiment, Figures, NotShown, Ratio, Setting, Threshold
 from dougong.evidence.discover import find_claims, find_rushes
+from dougong.evidence.engines import MariaDB, PostgreSQL, Server
 from dougong.evidence.experiment import Progress, prove
 from dougong.evidence.latency import Latencies, Quantiles
 from dougong.evidence.load import Journal, Load, LoadReport, Target, leaves_open, run_closed, run_open
@@ -42,8 +43,10 @@ __all__ = [
     "Load",
     "LoadReport",
     "Machine",
+    "MariaDB",
     "NotShown",
     "OpenScenario",
+    "PostgreSQL",
     "Progress",
     "Quantiles",
     "Ratio",
@@ -51,6 +54,7 @@ __all__ = [
     "RushOptions",
     "RushResult",
     "Scenario",
+    "Server",
     "Setting",
     "Summary",
     "Target",

@@ -103,6 +103,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     action: str
     result: str
     """A format string over the medians, e.g. `"{ours[orders_per_s]:,.0f}/s, {ratio[orders_per_s]:.1f} × as many"`."""
+    table: str = ""
+    """For what takes more than a sentence: Markdown of the report, a format string like `result`."""
     experiment: Callable[[Setting], AbstractAsyncContextManager[Experiment]]
     thresholds: tuple[Threshold, ...]
     ratios: dict[str, Ratio] = {}

@@ -74,7 +74,8 @@ async def prove(
         situation=claim.situation,
         task=claim.task,
         action=claim.action,
-        result="" if not_shown else _result(claim, figures),
+        result="" if not_shown else _filled(claim.result, figures),
+        table="" if not_shown else _filled(claim.table, figures),
         holds=holds,
         why=why,
         ours=ours,
@@ -138,10 +139,10 @@ def _ratios(claim: Claim, runs: _Runs) -> Summaries:
     return ratios
 
 
-def _result(claim: Claim, figures: dict[str, Summaries]) -> str:
+def _filled(text: str, figures: dict[str, Summaries]) -> str:
     medians = {side: {name: s.median for name, s in summaries.items()} for side, summaries in figures.items()}
     try:
-        return claim.result.format(**medians)
+        return text.format(**medians)
     except KeyError as missing:
         return f"{missing.args[0]} was not measured"
 

@@ -17,13 +17,18 @@ _VERDICTS = {True: "holds", False: "**does not hold**", None: "not shown here"}
 def claims_table(reports: Sequence[Report]) -> str:
     """A Markdown table, one row a claim, with where and when it was measured below it."""
     lines = ["| claim | measured | verdict |", "| --- | --- | --- |"]
-    lines += [f"| `{r.claim}`: {r.title} | {r.result or r.why} | {_VERDICTS[r.holds]} |" for r in reports]
-    wheres = dict.fromkeys(
-        f"Measured {r.started[:10]} at commit `{r.commit}` on {r.machine.cores} cores ({r.machine.cpu}), "
-        f"{r.machine.memory_gib} GiB, {r.machine.python}."
-        for r in reports
-    )
-    return "\n".join([*lines, "", *wheres])
+    for r in reports:
+        why = f": {r.why}" if r.holds is False else ""
+        lines.append(f"| `{r.claim}`: {r.title} | {r.result or r.why} | {_VERDICTS[r.holds]}{why} |")
+    wheres: dict[str, list[str]] = {}
+    for r in reports:
+        where = (
+            f"measured {r.started[:10]} at commit `{r.commit[:12]}` on {r.machine.cores} cores ({r.machine.cpu}), "
+            f"{r.machine.memory_gib} GiB, {r.machine.python}"
+        )
+        wheres.setdefault(where, []).append(f"`{r.claim}`")
+    said = "; ".join(f"{', '.join(names)} {where}" for where, names in wheres.items())
+    return "\n".join([*lines, "", said + "."])
 
 
 def write_claims(readme: Path, reports: Sequence[Report]) -> None:

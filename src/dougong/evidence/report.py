@@ -35,6 +35,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     action: str
     result: str
     """The claim's result with the measured figures in it; empty when nothing was shown."""
+    table: str = ""
+    """The claim's table, likewise."""
     holds: bool | None
     """None: not shown here; `why` says because of what."""
     why: str
@@ -86,7 +88,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             f"**Task.** {self.task}",
             f"**Action.** {self.action}",
             f"**Result.** {self.result or self.why}",
-            self._table(),
+            self.table,
+            self._figures(),
             self._thresholds(),
             self._problems(),
             f"## Where and when\n\n{where}",
@@ -100,7 +103,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         (directory / "report.md").write_text(self.to_markdown())
         (directory / "raw.json").write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n")
 
-    def _table(self) -> str:
+    def _figures(self) -> str:
         rows = [
             *((f"ours: {name}", s, "") for name, s in self.ours.items()),
             *((f"baseline: {name}", s, "") for name, s in self.baseline.items()),

@@ -1,8 +1,9 @@
 """From the parts of an HTTP request to the method's `Message`, and the reason when it cannot be done.
 
 The mapping follows `google.api.http`: names between braces come from the path, `Header` fields from their header, and
-everything else from the JSON body (POST, PUT, PATCH) or the query (GET, DELETE). A `Subject` field may be left out.
-Nothing is taken from two places and nothing unknown is ignored: a misspelt field is an error, not a silent default.
+everything else from the JSON body (POST, PUT, PATCH) or the query (GET, DELETE). A `Subject` field may be left out. A
+`RawBody` field is the body as it came, not looked into. Nothing is taken from two places and nothing unknown is
+ignored: a misspelt field is an error, not a silent default.
 
 All of it is worked out once per route. A request then costs one typed msgspec decode, plus one conversion when some
 fields arrive as text.
@@ -50,6 +51,7 @@ class Binder:
         "_places",
         "_query",
         "_query_lists",
+        "_raw",
         "_subject_missing",
         "_text",
         "_validate",
@@ -70,19 +72,26 @@ class Binder:
         where = f"{method.service}.{method.attribute}"
 
         self._message = message
+        sources = field_sources(message)
+        self._raw = next((name for name, source in sources.items() if source == "raw"), "")
         # msgspec checked all bounds while it decoded; only an int without bounds may still be beyond 64 bits.
-        self._validate = codec(message).validate_json if _has_loose_int(message) else None
+        self._validate = codec(message).validate_json if self._raw or _has_loose_int(message) else None
         self.params = rule.params
         self.takes_body = has_body(rule.verb)
         headers = {
             name: source.partition(":")[2]
-            for name, source in field_sources(message).items()
+            for name, source in sources.items()
             if source.startswith("header:") and name not in rule.params
         }
         self._headers = tuple((name, header.lower().encode("ascii"), header) for name, header in headers.items())
         self.header_names = frozenset(header for _, header, _ in self._headers)
         self.encode = msgspec.json.Encoder().encode
-        others = [name for name in message.__struct_fields__ if name not in rule.params and name not in headers]
+        others = [n for n in message.__struct_fields__ if n not in rule.params and n not in headers and n != self._raw]
+        if self._raw and (not self.takes_body or others):
+            raise TypeError(
+                f"{where}: {self._raw!r} is the whole body, so the verb needs one and "
+                f"{', '.join(map(repr, others)) or 'the rest'} must come from path or headers"
+            )
         if method.subject_field in rule.params:
             raise TypeError(f"{where}: {method.subject_field!r} comes from the token, so it cannot be in the path")
 
@@ -117,11 +126,13 @@ class Binder:
         if self.takes_body:
             if query:
                 self._refuse_query(query)
-            decoded = self._body(body)
-            if self._whole_from_body:
-                request = decoded
+            request: msgspec.Struct
+            if self._raw:
+                request = self._message(**{self._raw: body}, **self._from_text(values, b"", headers))
+            elif self._whole_from_body:
+                request = self._body(body)
             else:
-                parts = msgspec.structs.asdict(decoded)
+                parts = msgspec.structs.asdict(self._body(body))
                 if values or self._headers:
                     parts.update(self._from_text(values, b"", headers))
                 request = self._message(**parts)

@@ -23,37 +23,24 @@ from typing import Any, TypeVar
 
 from dougong.errors import Error, Overloaded, Unavailable
 from dougong.store._faults import is_deferred_violation, needs_reopening, translate
+from dougong.store._meters import commit_seconds as _seconds
+from dougong.store._meters import faults as _faults
+from dougong.store._meters import queued_units as _queued
+from dougong.store._meters import units_per_commit as _units
 from dougong.store._protocol import Unit
 from dougong.store._turns import Turnstile
 from dougong.store._tx import SqliteTx, describe, drive
 from dougong.store._worker import Worker
-from dougong.telemetry import counter, gauge, get_logger, histogram
+from dougong.telemetry import get_logger
 
-__all__ = ["GroupWriter"]
+__all__ = ["GroupWriter", "Outcome", "Waiting", "settle", "warn_slow"]
 
 R = TypeVar("R")
 _log = get_logger("dougong.store")
 
-_units = histogram(
-    "dougong_store_units_per_commit",
-    "Units of work that shared one commit.",
-    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
-    labels=("store",),
-)
-_seconds = histogram(
-    "dougong_store_commit_seconds",
-    "Time of one commit: the sync and the way to the worker thread and back.",
-    buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
-    labels=("store",),
-)
-_queued = gauge("dougong_store_queued_units", "Units waiting for the next commit.", labels=("store",))
-_faults = counter(
-    "dougong_store_faults_total", "Groups that could not be written, by reason.", labels=("store", "code")
-)
 Waiting = tuple["asyncio.Future[Any]", Unit[Any], contextvars.Context]
 Outcome = tuple["asyncio.Future[Any]", BaseException | None, object]
 
-UNITS_PER_GROUP_MAX = 512
 GROUP_S_MAX = 0.005
 """Stop taking units into a group after this long on the loop: others want the loop, too."""
 SLOW_UNIT_S = 0.05
@@ -75,6 +62,7 @@ class GroupWriter:
         *,
         name: str,
         queued_max: int,
+        group_max: int,
         lock_timeout_s: float,
     ) -> None:
         self._loop = loop
@@ -85,6 +73,7 @@ class GroupWriter:
         self._path = path
         self._name = name
         self._queued_max = queued_max
+        self._group_max = group_max
         self._lock_timeout_s = lock_timeout_s
         self._turnstile = Turnstile(path)
         self._queue: deque[Waiting] = deque()
@@ -185,7 +174,7 @@ class GroupWriter:
 
     def _run_units(self, items: list[Waiting]) -> None:
         queue, tx, execute = self._queue, self._tx, self._connection.execute
-        units_max = 1 if self._alone else UNITS_PER_GROUP_MAX
+        units_max = 1 if self._alone else self._group_max
         self._alone = max(self._alone - 1, 0)
         savepoints = self._careful > 0 and units_max > 1 and len(queue) > 1
         self._careful -= savepoints
@@ -225,7 +214,7 @@ class GroupWriter:
                     # Nothing of anybody else's to lose: undo by ending the group here.
                     tx.shut()
                     self._roll_back()
-                    _settle(future, failure, None)
+                    settle(future, failure, None)
                     self._next()
                 else:
                     self._careful = CAREFUL_GROUPS
@@ -243,9 +232,13 @@ class GroupWriter:
         self._commit(items, outcomes, wrote)
 
     def _rolled_back_under(self, items: list[Waiting], fault: Error) -> None:
-        """A statement took the whole transaction with it (full disk, OR ROLLBACK): only its own unit fails for that."""
-        future, _, _ = items.pop()
-        _settle(future, fault, None)
+        """A statement took the whole transaction with it (full disk, OR ROLLBACK): only its own unit fails for that.
+
+        And only when it was alone: beside others it may have met what one of them wrote and will not keep.
+        """
+        if len(items) == 1:
+            future, _, _ = items.pop()
+            settle(future, fault, None)
         self._alone = len(items)
         self._again(items)
 
@@ -298,7 +291,7 @@ class GroupWriter:
         self._roll_back()
         fault = self._note(error)
         for future, _, _ in items:
-            _settle(future, fault, None)
+            settle(future, fault, None)
         self._next()
 
     def _roll_back(self) -> None:
@@ -338,7 +331,8 @@ def warn_slow(store: str, unit: Unit[Any], seconds: float) -> None:
         )
 
 
-def _settle(future: asyncio.Future[Any], failure: BaseException | None, result: object) -> None:
+def settle(future: asyncio.Future[Any], failure: BaseException | None, result: object) -> None:
+    """Tell a caller, if it still listens."""
     if future.done():
         return
     if failure is None:

@@ -12,9 +12,21 @@ from dougong.errors import Conflict, Invalid
 from dougong.store._protocol import Migration
 from dougong.telemetry import get_logger
 
-__all__ = ["apply", "check", "migrations_from", "statements"]
+__all__ = [
+    "NOT_IN_MIGRATIONS",
+    "apply",
+    "check",
+    "checksum",
+    "code_of",
+    "migrations_from",
+    "misplaced",
+    "missing",
+    "statements",
+]
 
 _log = get_logger("dougong.store")
+
+NOT_IN_MIGRATIONS = re.compile(r"(BEGIN|START|COMMIT|END|ROLLBACK|PRAGMA|VACUUM|ATTACH|DETACH|USE)\b", re.IGNORECASE)
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS dougong_migrations (
@@ -31,27 +43,31 @@ CREATE TABLE IF NOT EXISTS dougong_migrations (
 def migrations_from(package: str) -> list[Migration]:
     """The files `NNNN_name.sql` of a package, by number.
 
-    `shop.orders.migrations` with `0001_orders.sql` in it gives `[Migration(1, "orders", ...)]`. Other `.sql` names,
-    and a number that comes twice, are refused (`Invalid`, code `bad_migrations`): a typo must not skip a step silently.
+    `shop.orders.migrations` with `0001_orders.sql` in it gives `[Migration(1, "orders", ...)]`. An engine that needs
+    words of its own gets a file beside it: `0001_orders.mysql.sql` (`sqlite`, `mysql`, `postgresql`); where all three
+    have one, the plain file is not needed. Other `.sql` names, and a number that comes twice, are refused (`Invalid`,
+    code `bad_migrations`): a typo must not skip a step silently.
     """
-    found: dict[int, Migration] = {}
-    for entry in resources.files(package).iterdir():
+    names: dict[int, str] = {}
+    texts: dict[int, dict[str, str]] = {}
+    for entry in sorted(resources.files(package).iterdir(), key=lambda entry: entry.name):
         if not entry.name.endswith(".sql"):
             continue
-        match = re.fullmatch(r"(\d{4})_([a-z0-9_]+)\.sql", entry.name)
+        match = re.fullmatch(r"(\d{4})_([a-z0-9_]+)(?:\.(sqlite|mysql|postgresql))?\.sql", entry.name)
         if match is None:
-            raise _bad(f"{package}: {entry.name!r} is not named like 0001_what_it_does.sql")
-        number = int(match[1])
-        if number in found:
             raise _bad(
-                f"{package}: number {number:04} belongs to {found[number].name!r} and to {match[2]!r}; renumber one"
+                f"{package}: {entry.name!r} is not named like 0001_what_it_does.sql or 0001_what_it_does.mysql.sql"
             )
-        found[number] = Migration(number, match[2], entry.read_text(encoding="utf-8"))
-    return [found[number] for number in sorted(found)]
+        number, name, dialect = int(match[1]), match[2], match[3] or ""
+        if names.setdefault(number, name) != name:
+            raise _bad(f"{package}: number {number:04} belongs to {names[number]!r} and to {name!r}; renumber one")
+        texts.setdefault(number, {})[dialect] = entry.read_text(encoding="utf-8")
+    return [Migration(number, names[number], texts[number].pop("", ""), texts[number]) for number in sorted(names)]
 
 
-def checksum(migration: Migration) -> str:
-    return hashlib.sha256(migration.sql.encode()).hexdigest()
+def checksum(sql: str) -> str:
+    """What is recorded of a step, to notice when it is changed afterwards."""
+    return hashlib.sha256(sql.encode()).hexdigest()
 
 
 def check(owner: str, migrations: Sequence[Migration]) -> None:
@@ -61,7 +77,9 @@ def check(owner: str, migrations: Sequence[Migration]) -> None:
         raise _bad(f"migrations of {owner!r} are numbered {numbers}; they must rise from 1 or more, each number once")
 
 
-def missing(owner: str, migrations: Sequence[Migration], applied: dict[int, tuple[str, str]]) -> list[Migration]:
+def missing(
+    owner: str, migrations: Sequence[Migration], applied: dict[int, tuple[str, str]], dialect: str = "sqlite"
+) -> list[Migration]:
     """What is left to do, given what the database says was done: number → (name, checksum)."""
     newest = max(applied, default=0)
     todo: list[Migration] = []
@@ -76,8 +94,13 @@ def missing(owner: str, migrations: Sequence[Migration], applied: dict[int, tupl
                     owner=owner,
                     number=migration.number,
                 )
+            if not migration.sql_for(dialect):
+                raise _bad(
+                    f"migration {migration.number:04}_{migration.name} of {owner!r} has no SQL for {dialect}; add"
+                    f" {migration.number:04}_{migration.name}.{dialect}.sql"
+                )
             todo.append(migration)
-        elif done[1] != checksum(migration):
+        elif done[1] != checksum(migration.sql_for(dialect)):
             raise Conflict(
                 f"migration {migration.number:04}_{migration.name} of {owner!r} was changed after it had been applied"
                 f" as {done[0]!r}; restore it and write a new one",
@@ -116,11 +139,10 @@ def apply(connection: sqlite3.Connection, owner: str, migrations: Sequence[Migra
     rows = connection.execute("SELECT number, name, checksum FROM dougong_migrations WHERE owner = ?", (owner,))
     todo = missing(owner, migrations, {number: (name, digest) for number, name, digest in rows})
     for migration in todo:
-        for statement in statements(migration.sql):
-            if re.match(r"(BEGIN|COMMIT|END|ROLLBACK|PRAGMA|VACUUM|ATTACH|DETACH)\b", _code(statement), re.IGNORECASE):
-                raise _bad(
-                    f"{migration.number:04}_{migration.name} of {owner!r}: {statement!r} does not belong in a migration"
-                )
+        sql = migration.sql_for("sqlite")
+        for statement in statements(sql):
+            if NOT_IN_MIGRATIONS.match(code_of(statement)):
+                raise misplaced(owner, migration, statement)
             try:
                 connection.execute(statement)
             except sqlite3.Error as error:
@@ -128,7 +150,7 @@ def apply(connection: sqlite3.Connection, owner: str, migrations: Sequence[Migra
                 raise
         connection.execute(
             "INSERT INTO dougong_migrations VALUES (?, ?, ?, ?, ?)",
-            (owner, migration.number, migration.name, checksum(migration), now_us),
+            (owner, migration.number, migration.name, checksum(sql), now_us),
         )
     broken = connection.execute("PRAGMA foreign_key_check").fetchone() if todo else None
     if broken is not None:
@@ -141,7 +163,13 @@ def apply(connection: sqlite3.Connection, owner: str, migrations: Sequence[Migra
     return len(todo)
 
 
-def _code(statement: str) -> str:
+def misplaced(owner: str, migration: Migration, statement: str) -> Invalid:
+    """The refusal of a statement that would end the transaction around a step, or belongs to a person."""
+    return _bad(f"{migration.number:04}_{migration.name} of {owner!r}: {statement!r} does not belong in a migration")
+
+
+def code_of(statement: str) -> str:
+    """A statement without the comments before it."""
     return re.sub(r"^(\s|--[^\n]*\n|/\*.*?\*/)+", "", statement, flags=re.DOTALL)
 
 

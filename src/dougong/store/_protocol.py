@@ -46,6 +46,13 @@ class Migration(msgspec.Struct, frozen=True):
     number: int
     name: str
     sql: str
+    """For every engine that `variants` does not name; empty when it names all that are served."""
+    variants: dict[str, str] = {}
+    """SQL of its own for a dialect: `sqlite`, `mysql`, `postgresql`."""
+
+    def sql_for(self, dialect: str) -> str:
+        """What to run there; empty when this step was not written for it."""
+        return self.variants.get(dialect, self.sql)
 
 
 class Store(Protocol):

@@ -17,13 +17,13 @@ from dougong.errors import Error, Internal
 from dougong.store._faults import needs_reopening, translate
 from dougong.store._protocol import Row, Unit, Value
 
-__all__ = ["SqliteTx", "drive"]
+__all__ = ["NOT_YOURS", "SqliteTx", "describe", "drive", "first_word", "is_reading", "not_yours", "reads_only_error"]
 
 R = TypeVar("R")
 
 _FIRST_WORD = re.compile(r"(?:\s|;|--[^\n]*(?:\n|$)|/\*.*?\*/)*([A-Za-z]*)", re.DOTALL)
 _READS = frozenset({"SELECT", "VALUES", "EXPLAIN"})
-_NOT_YOURS = frozenset(
+NOT_YOURS = frozenset(
     "BEGIN COMMIT END ROLLBACK SAVEPOINT RELEASE ATTACH DETACH PRAGMA VACUUM".split()  # noqa: SIM905 (a table of words)
 )
 _REMEMBERED_MAX = 4096  # statements; more means that somebody builds SQL from values
@@ -120,17 +120,12 @@ class SqliteTx:
                 code="transaction_over",
                 sql=sql,
             )
-        match = _FIRST_WORD.match(sql)
-        word = match[1].upper() if match is not None else ""
-        if word in _NOT_YOURS:
-            raise Internal(
-                f"{word} is not a unit's business: a unit runs inside a transaction that the store begins and ends",
-                code="statement_refused",
-                sql=sql,
-            )
-        writes = word not in _READS
+        word = first_word(sql)
+        if word in NOT_YOURS:
+            raise not_yours(word, sql)
+        writes = not is_reading(word)
         if writes and self._reads_only and word != "WITH":  # WITH may do either; `query_only` catches what writes
-            raise _reads_only(sql)
+            raise reads_only_error(sql)
         if len(self._known) >= _REMEMBERED_MAX:
             self._known.clear()
         self._known[sql] = writes
@@ -138,7 +133,7 @@ class SqliteTx:
 
     def _failed(self, error: Exception, sql: str) -> Error:
         if self._reads_only and getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_READONLY:
-            return _reads_only(sql)
+            return reads_only_error(sql)
         translated = translate(error, self._path, sql)
         self.suspect = self.suspect or needs_reopening(error)
         if not self._connection.in_transaction and not self._reads_only:
@@ -149,7 +144,28 @@ class SqliteTx:
         return translated
 
 
-def _reads_only(sql: str) -> Internal:
+def first_word(sql: str) -> str:
+    """What a statement begins with, in capitals, comments aside."""
+    match = _FIRST_WORD.match(sql)
+    return match[1].upper() if match is not None else ""
+
+
+def is_reading(word: str) -> bool:
+    """Whether a statement that begins so changes nothing."""
+    return word in _READS
+
+
+def not_yours(word: str, sql: str) -> Internal:
+    """The refusal of a statement that would interfere with how the store works."""
+    return Internal(
+        f"{word} is not a unit's business: a unit runs inside a transaction that the store begins and ends",
+        code="statement_refused",
+        sql=sql,
+    )
+
+
+def reads_only_error(sql: str) -> Internal:
+    """The refusal of a write through a handle for reading."""
     return Internal("this handle only reads; writes belong into store.write(unit)", code="read_only_handle", sql=sql)
 
 

@@ -45,6 +45,7 @@ class SqliteStore:
         name: str,
         clock: Clock,
         queued_max: int,
+        group_max: int,
         worker: Worker,
         writer: sqlite3.Connection,
         reader: sqlite3.Connection,
@@ -64,6 +65,7 @@ class SqliteStore:
             options.path,
             name=name,
             queued_max=queued_max,
+            group_max=group_max,
             lock_timeout_s=options.lock_timeout_s,
         )
         self._closing: asyncio.Task[None] | None = None
@@ -71,7 +73,9 @@ class SqliteStore:
         self._read_tx.open()
 
     @classmethod
-    async def open(cls, options: SqliteOptions, *, name: str, clock: Clock, queued_max: int) -> SqliteStore:
+    async def open(
+        cls, options: SqliteOptions, *, name: str, clock: Clock, queued_max: int, group_max: int
+    ) -> SqliteStore:
         """Open (or create) the file; `Unavailable` says what is wrong with it."""
         worker = Worker(asyncio.get_running_loop(), name)
         made: list[sqlite3.Connection] = []
@@ -94,7 +98,16 @@ class SqliteStore:
             worker.stop()
             raise translate(error, options.path) from error
         writer, reader = made
-        return cls(options, name=name, clock=clock, queued_max=queued_max, worker=worker, writer=writer, reader=reader)
+        return cls(
+            options,
+            name=name,
+            clock=clock,
+            queued_max=queued_max,
+            group_max=group_max,
+            worker=worker,
+            writer=writer,
+            reader=reader,
+        )
 
     async def write(self, unit: Unit[R]) -> R:
         future = self._writer.submit(unit)

@@ -29,9 +29,11 @@ transaction.
 """
 
 from dougong.tcc._protocol import BranchState, Hold, Participant, Refusal, TransactionState
-from dougong.tcc.coordinator import Coordinator, CoordinatorSettings
-from dougong.tcc.operator import Operator, Transaction
+from dougong.tcc.coordinator import Coordinator
+from dougong.tcc.nested import NestedService
+from dougong.tcc.operator import DeadLetter, Operator, Transaction
 from dougong.tcc.participant import ParticipantService, participant_service
+from dougong.tcc.settings import CoordinatorSettings, Triggers
 from dougong.tcc.transaction import Decision, NewTransaction, Outcome, RetrySchedule
 from dougong.tcc.wire import ParticipantClient
 
@@ -39,8 +41,10 @@ __all__ = [
     "BranchState",
     "Coordinator",
     "CoordinatorSettings",
+    "DeadLetter",
     "Decision",
     "Hold",
+    "NestedService",
     "NewTransaction",
     "Operator",
     "Outcome",
@@ -51,5 +55,6 @@ __all__ = [
     "RetrySchedule",
     "Transaction",
     "TransactionState",
+    "Triggers",
     "participant_service",
 ]

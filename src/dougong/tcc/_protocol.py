@@ -26,6 +26,8 @@ class TransactionState(IntEnum):
     PARKED_CONFIRMING = 6
     """Retry budget spent on the way to confirmed: waits for an operator, never given up silently."""
     PARKED_CANCELLING = 7
+    HELD = 8
+    """Reserved everywhere; confirmed or cancelled by the initiator's word, or cancelled when its time is over."""
 
 
 class BranchState(IntEnum):

@@ -9,62 +9,39 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import math
 import os
 import random as _random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from itertools import repeat
-
-import msgspec
+from typing import cast
 
 from dougong.clock import Clock, SystemClock
-from dougong.errors import Conflict, Error, Overloaded, Unavailable, error_from
-from dougong.rpc import Batcher, call_scope
+from dougong.errors import Conflict, Error, Invalid, NotFound, Overloaded, Unavailable
 from dougong.store import Store, Tx, migrations_from
-from dougong.tcc._protocol import Refusal, TransactionState
+from dougong.tcc._protocol import TransactionState
 from dougong.tcc.deciding import Decide, Decider, Raced, decision_of
-from dougong.tcc.log import BranchSets, Log, NewRow
+from dougong.tcc.guarded import GuardedClient
+from dougong.tcc.log import NEVER_US, BranchSets, Log, LogRow, NewRow
+from dougong.tcc.messages import Messenger
 from dougong.tcc.operator import Operator
 from dougong.tcc.recovery import Recovery
+from dougong.tcc.settings import CoordinatorSettings
 from dougong.tcc.settler import Settler
 from dougong.tcc.sides import Side, digests_of, sides_of
-from dougong.tcc.transaction import Decision, NewTransaction, Outcome, RetrySchedule, judge
-from dougong.tcc.wire import ParticipantClient, TryBatch, answers_of
+from dougong.tcc.transaction import Decision, NewTransaction, Outcome
+from dougong.tcc.trying import Trying
+from dougong.tcc.wire import ParticipantClient
 from dougong.telemetry import counter, get_logger, span
 
-__all__ = ["Coordinator", "CoordinatorSettings"]
+__all__ = ["Coordinator"]
 
 T = TransactionState
 Begin = Callable[[Tx], Awaitable[None]]
-_Said = bool | Refusal
+Also = Callable[[Tx, Sequence[Decision]], Awaitable[None]]
 _log = get_logger("dougong.tcc")
 _decided = counter("dougong_tcc_transactions_total", "Transactions decided by a run.", labels=("initiator", "outcome"))
 
 DECIDED_POLL_S = 0.02
-
-
-class CoordinatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Bounds and patience. Seconds."""
-
-    try_timeout_s: float = 3.0
-    """A participant that has not answered by then counts as unavailable, and the transaction is cancelled."""
-    grace_s: float = 1.0
-    """On top of that, before anybody else may take an undecided transaction over."""
-    settle_timeout_s: float = 5.0
-    retry: RetrySchedule = RetrySchedule()
-    lease_s: float = 10.0
-    """How long a claimed transaction is left to whoever claimed it."""
-    scan_every_s: float = 0.5
-    retention_s: float = 3600.0
-    """How long after its beginning a finished transaction can still be run again and give its original outcome; an id
-    must not be run again later than that. Clocks of coordinators that share a log differ by less."""
-    forget_every_s: float = 60.0
-    drain_s: float = 2.0
-    max_batch: int = 1000
-    """Transactions in one call to a participant."""
-    calls_in_flight: int = 3
-    """Per participant, for Try and again for confirm and cancel."""
-    unfinished_max: int = 100_000
-    """Over so many, runs are refused with `Overloaded`."""
 
 
 class Coordinator:
@@ -72,10 +49,12 @@ class Coordinator:
 
     - `store`: the initiator's database; the log lives in it, beside the initiator's own tables.
     - `initiator`: its name, for good: participants know its transactions by it.
-    - `participants`: service name → the `ParticipantService` itself, or a client of it.
+    - `participants`: service name → the `ParticipantService` itself, or a client of it. One that may have several
+      branches in a transaction (who pays, who is paid) has a name for each: `Wallets.service + "#payee"`.
     - `decide`: writes the initiator's rows for decisions, in the unit that logs them. It is given here and not per run,
       since a transaction left over by a crash is decided by recovery, with the same code. It gets each transaction's
-      decision exactly once, may run again if its unit does, and must not fail for a decision it does not like.
+      decision exactly once (of one that is held, that first, with `held`), may run again if its unit does, and must not
+      fail for a decision it does not like.
     """
 
     def __init__(
@@ -91,23 +70,17 @@ class Coordinator:
     ) -> None:
         self._store = store
         self._initiator = initiator
-        self._participants = dict(participants)
         self._clock = clock = clock if clock is not None else SystemClock()
         self._settings = settings = settings if settings is not None else CoordinatorSettings()
+        self._participants = {
+            name: GuardedClient(name, client, settings.breaker, clock, fair_s=settings.try_timeout_s / 2)
+            for name, client in participants.items()
+        }
         self._log = Log()
         self._branch_sets = BranchSets()
-        self._decider = Decider(self._log, decide)
+        self._decider = Decider(self._log, decide, self._announce if settings.triggers.message else None)
         self._operator = Operator(store)
-        self._tries: dict[str, Batcher[tuple[int, bytes], _Said]] = {
-            name: Batcher(
-                self._try_call(name, client),
-                max_batch=settings.max_batch,
-                max_in_flight=settings.calls_in_flight,
-                timeout_s=settings.try_timeout_s,
-                name=f"try of {name}",
-            )
-            for name, client in self._participants.items()
-        }
+        self._trying = Trying(initiator, self._participants, settings, self._stamp_us)
         self._settler = Settler(
             store,
             self._log,
@@ -138,14 +111,24 @@ class Coordinator:
             unfinished_max=settings.unfinished_max,
             lease_s=settings.lease_s,
             longest_s=max(settings.retry.longest_s, settings.try_timeout_s + settings.grace_s),
+            hold_s_max=settings.hold_s_max,
             scan_every_s=settings.scan_every_s,
             retention_s=settings.retention_s,
             forget_every_s=settings.forget_every_s,
         )
+        self._messenger = Messenger(
+            store,
+            self._log,
+            self._recovery,
+            clock,
+            schedule=settings.message_retry,
+            delay_s=settings.message_delay_s if settings.triggers.call else 0.0,
+            random=random,
+        )
         self._last_us = 0
         self._running = 0
         """Transactions in runs under way."""
-        self._runs: set[asyncio.Task[Sequence[Decision]]] = set()
+        self._runs: set[asyncio.Task[object]] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._open = False
 
@@ -155,8 +138,12 @@ class Coordinator:
         floor_us = await self._store.write(lambda tx: self._log.open(tx, self._initiator))
         await self._store.read(self._branch_sets.load)
         self._last_us = floor_us + 1
+        await self._messenger.start()
         self._settler.start(self._spawn)
-        self._spawn(self._recovery.scan())
+        if self._settings.triggers.scan:
+            self._spawn(self._recovery.scan())
+        if self._settings.triggers.message:
+            self._spawn(self._messenger.deliver())
         self._spawn(self._recovery.forget())
         self._open = True
 
@@ -170,8 +157,7 @@ class Coordinator:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for batcher in self._tries.values():
-            await batcher.close()
+        await self._trying.close()
 
     async def run(self, transactions: Sequence[NewTransaction], *, begin: Begin | None = None) -> Sequence[Outcome]:
         """Decide transactions; one outcome each, in order. When it returns, the decisions are durable.
@@ -184,10 +170,52 @@ class Coordinator:
         happens after the log was written, recovery cancels the transactions. A caller that is cancelled stops waiting;
         the run goes on.
         """
+        return await self._start(transactions, begin, None)
+
+    async def hold(
+        self, transactions: Sequence[NewTransaction], *, expires_s: float, begin: Begin | None = None
+    ) -> Sequence[Outcome]:
+        """Like `run`, but what every participant accepted is held, until `confirm`, `cancel`, or for `expires_s`.
+
+        For what takes somebody else's word, such as an external payment. An outcome that is accepted says `held`; a
+        hold whose time is over is cancelled with code `expired`, and `decide` is told so. With `math.inf` it ends by
+        somebody's word only.
+        """
+        if not 0 < expires_s <= self._settings.hold_s_max and expires_s != math.inf:
+            raise Invalid(
+                f"a hold of {expires_s} s; it must be more than 0 and at most {self._settings.hold_s_max} (hold_s_max)",
+                code="bad_hold",
+            )
+        return await self._start(transactions, begin, expires_s)
+
+    async def confirm(self, transactions: Sequence[int], *, also: Also | None = None) -> Sequence[Outcome]:
+        """Make held transactions final. One outcome each, in order: accepted, or what was decided before.
+
+        `also` writes the initiator's rows in the unit that decides, and gets the decisions that are this call's: not
+        those of transactions that a timeout, a `cancel` or an earlier `confirm` has decided. Raising undoes the unit.
+        Raises `NotFound` (`unknown_transaction`) and `Conflict` (`not_held`, one that is still being tried), and
+        decides nothing then.
+        """
+        return _all(await self.release([Decision(t, True) for t in transactions], also=also, strict=True))
+
+    async def cancel(
+        self,
+        transactions: Sequence[int],
+        *,
+        code: str = "cancelled",
+        message: str = "cancelled by the initiator",
+        also: Also | None = None,
+    ) -> Sequence[Outcome]:
+        """Give held transactions back, with a code and message for their outcomes. Else like `confirm`."""
+        decisions = [Decision(t, False, code, message) for t in transactions]
+        return _all(await self.release(decisions, also=also, strict=True))
+
+    async def _start(
+        self, transactions: Sequence[NewTransaction], begin: Begin | None, expires_s: float | None
+    ) -> Sequence[Outcome]:
         if not transactions:
             return []
-        if not self._open:
-            raise Unavailable("the coordinator is not running", code="closed")
+        self._check_open()
         unfinished = self._running + len(self._settler)
         if unfinished and unfinished + len(transactions) > self._settings.unfinished_max:
             raise Overloaded(
@@ -197,7 +225,7 @@ class Coordinator:
             )
         sides = sides_of(transactions, self._participants)
         self._running += len(transactions)
-        task = asyncio.create_task(self._run(transactions, sides, begin))
+        task = asyncio.create_task(self._run(transactions, sides, begin, expires_s))
         self._runs.add(task)
         task.add_done_callback(functools.partial(self._ran, len(transactions)))
         return await asyncio.shield(task)
@@ -212,7 +240,11 @@ class Coordinator:
         return self._operator
 
     async def _run(
-        self, transactions: Sequence[NewTransaction], sides: dict[str, Side], begin: Begin | None
+        self,
+        transactions: Sequence[NewTransaction],
+        sides: dict[str, Side],
+        begin: Begin | None,
+        expires_s: float | None,
     ) -> Sequence[Decision]:
         with span("tcc.run", initiator=self._initiator, items=len(transactions)):
             rows = await self._rows(transactions, sides)
@@ -226,64 +258,115 @@ class Coordinator:
             try:
                 await self._store.write(log_and_begin)
             except Raced:
-                return await self._run_again(transactions, rows, begin)
-            decisions, held = await self._try(transactions, sides)
-            return await self._decide(decisions, held, sides)
-
-    async def _try(
-        self, transactions: Sequence[NewTransaction], sides: dict[str, Side]
-    ) -> tuple[list[Decision], dict[str, list[int]]]:
-        """Ask all participants at once; the decisions, and per participant the refused positions it may hold."""
-        # Our own call to a participant, whoever made us run: calls of different callers ride together.
-        with span("tcc.try"), call_scope(timeout_s=self._settings.try_timeout_s):
-            if len(sides) == 1:
-                ((name, side),) = sides.items()
-                answered = [await self._tries[name].many(side.items)]
-            else:
-                answered = await asyncio.gather(*(self._tries[n].many(side.items) for n, side in sides.items()))
-        verdict = judge(
-            {name: (side.positions, said) for (name, side), said in zip(sides.items(), answered, strict=True)},
-        )
-        if not verdict.refused:
-            return list(map(Decision, [t.id for t in transactions], repeat(True))), {}
-        no = verdict.refused
-        decisions = [
-            Decision(t.id, False, *no[i]) if i in no else Decision(t.id, True) for i, t in enumerate(transactions)
-        ]
-        return decisions, verdict.holding
+                return await self._run_again(transactions, rows, begin, expires_s)
+            decisions, held = await self._trying.ask(transactions, sides, held=expires_s is not None)
+            return await self._decide(decisions, held, sides, expires_s)
 
     async def _decide(
-        self, decisions: Sequence[Decision], holding: dict[str, list[int]], sides: dict[str, Side]
+        self,
+        decisions: Sequence[Decision],
+        holding: dict[str, list[int]],
+        sides: dict[str, Side],
+        expires_s: float | None,
     ) -> Sequence[Decision]:
         """Make it durable, hand it to phase 2, and only then let the caller know."""
         held = {decisions[i].transaction for positions in holding.values() for i in positions}
+        expires_us = None if expires_s is None else self._expires_us(expires_s)
         try:
-            await self._store.write(lambda tx: self._decider.write(tx, decisions, held))
+            await self._store.write(lambda tx: self._decider.write(tx, decisions, held, expires_us=expires_us))
             stands: Sequence[Decision] = decisions
         except Raced:  # cancelled by an operator, or by recovery because time ran out
-            stands = await self._store.write(lambda tx: self._decider.write_open(tx, decisions, held))
+            stands = await self._store.write(
+                lambda tx: self._decider.write_open(tx, decisions, held, expires_us=expires_us)
+            )
         confirm: dict[str, Sequence[int]] = {}
         cancel: dict[str, Sequence[int]] = {}
         if stands is decisions and not any(not d.accepted for d in decisions):
-            _decided.inc(len(decisions), self._initiator, "accepted")
-            for name, side in sides.items():
-                confirm[name] = [t for t, _ in side.items]
+            _decided.inc(len(decisions), self._initiator, "accepted" if expires_us is None else "held")
+            if expires_us is None:
+                for name, side in sides.items():
+                    confirm[name] = [t for t, _ in side.items]
         else:
             mine = [stands[i] is decisions[i] for i in range(len(decisions))]
-            for name, side in sides.items():
-                confirm[name] = [decisions[i].transaction for i in side.positions if mine[i] and decisions[i].accepted]
+            if expires_us is None:
+                for name, side in sides.items():
+                    confirm[name] = [
+                        decisions[i].transaction for i in side.positions if mine[i] and decisions[i].accepted
+                    ]
             for name, positions in holding.items():
                 cancel[name] = [decisions[i].transaction for i in positions if mine[i]]
-            for decision in stands:
-                outcome = "accepted" if decision.accepted else decision.code
-                _decided.inc(1, self._initiator, outcome if outcome in {"accepted", "unavailable"} else "refused")
-        self._settler.add(T.CONFIRMING, confirm)
-        if cancel:
-            self._settler.add(T.CANCELLING, cancel)
+            self._count(stands)
+        if self._settings.triggers.call:
+            self._settler.add(T.CONFIRMING, confirm)
+            if cancel:
+                self._settler.add(T.CANCELLING, cancel)
+        else:
+            self._messenger.wake()
         return stands
 
+    async def release(
+        self, decisions: Sequence[Decision], *, also: Also | None = None, strict: bool = False
+    ) -> Sequence[Decision | Error]:
+        """Decide what is held, each its own way, and hand it to phase 2. What `confirm` and `cancel` are made of.
+
+        What cannot be released (see `confirm`) has an error as its outcome; when `strict`, it is raised instead.
+        """
+        if not decisions:
+            return []
+        self._check_open()
+        task = asyncio.create_task(self._release(decisions, also, strict=strict))
+        self._runs.add(task)
+        task.add_done_callback(functools.partial(self._ran, 0))
+        return await asyncio.shield(task)
+
+    async def _release(
+        self, decisions: Sequence[Decision], also: Also | None, *, strict: bool
+    ) -> Sequence[Decision | Error]:
+        async def unit(tx: Tx) -> tuple[dict[int, LogRow], list[Decision]]:
+            due_us = self._clock.now_us() + int(self._settings.lease_s * 1e6)
+            rows, mine = await self._decider.release(tx, decisions, due_us)
+            if strict:
+                for decision in decisions:
+                    if isinstance(error := _stands(decision.transaction, rows), Error):
+                        raise error
+            if also is not None:
+                await also(tx, mine)
+            return rows, mine
+
+        with span("tcc.release", initiator=self._initiator, items=len(decisions)):
+            rows, mine = await self._store.write(unit)
+        self._count(mine)
+        if self._settings.triggers.call:
+            moved = [rows[d.transaction].moved(T.CONFIRMING if d.accepted else T.CANCELLING) for d in mine]
+            await self._recovery.learn(moved)
+            self._recovery.settle(moved)
+        else:
+            self._messenger.wake()
+        stands = {d.transaction: d for d in mine}
+        return [stands.get(d.transaction) or _stands(d.transaction, rows) for d in decisions]
+
+    def _expires_us(self, expires_s: float) -> int:
+        return NEVER_US if expires_s == math.inf else self._clock.now_us() + int(expires_s * 1e6)
+
+    def _count(self, decisions: Sequence[Decision]) -> None:
+        for decision in decisions:
+            outcome = ("held" if decision.held else "accepted") if decision.accepted else decision.code
+            known = outcome in {"accepted", "held", "unavailable", "expired"}
+            _decided.inc(1, self._initiator, outcome if known else "refused")
+
+    async def _announce(self, tx: Tx, ids: Sequence[int]) -> None:
+        await self._messenger.put(tx, ids)
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise Unavailable("the coordinator is not running", code="closed")
+
     async def _run_again(
-        self, transactions: Sequence[NewTransaction], rows: Sequence[NewRow], begin: Begin | None
+        self,
+        transactions: Sequence[NewTransaction],
+        rows: Sequence[NewRow],
+        begin: Begin | None,
+        expires_s: float | None,
     ) -> Sequence[Decision]:
         """Some of these ids were run before."""
         ids = [t.id for t in transactions]
@@ -304,7 +387,7 @@ class Coordinator:
             )
         stands: dict[int, Decision] = {}
         if fresh:
-            for decision in await self._run(fresh, sides_of(fresh, self._participants), None):
+            for decision in await self._run(fresh, sides_of(fresh, self._participants), None, expires_s):
                 stands[decision.transaction] = decision
         waiting = [t for t in ids if t in known]
         patience_s = self._settings.try_timeout_s + self._settings.grace_s + 2 * self._settings.scan_every_s
@@ -327,7 +410,8 @@ class Coordinator:
     async def _rows(self, transactions: Sequence[NewTransaction], sides: dict[str, Side]) -> list[NewRow]:
         """The log's rows for a run."""
         created_us = self._stamp_us()
-        due_us = created_us + int((self._settings.try_timeout_s + self._settings.grace_s) * 1e6)
+        # By our clock as it is, not by the stamp: recovery compares it with clocks.
+        due_us = self._clock.now_us() + int((self._settings.try_timeout_s + self._settings.grace_s) * 1e6)
         digests = digests_of(len(transactions), sides)
         refs: dict[tuple[str, ...], int] = {}
         if all(len(side.items) == len(transactions) for side in sides.values()):
@@ -350,23 +434,6 @@ class Coordinator:
         assert ref is not None
         return ref
 
-    def _try_call(
-        self, name: str, client: ParticipantClient
-    ) -> Callable[[Sequence[tuple[int, bytes]]], Awaitable[Sequence[_Said | Error]]]:
-        async def call(items: Sequence[tuple[int, bytes]]) -> Sequence[_Said | Error]:
-            ids, payloads = zip(*items, strict=True)
-            request = TryBatch(
-                initiator=self._initiator, sent_us=self._stamp_us(), transactions=list(ids), payloads=list(payloads)
-            )
-            with span("tcc.call", participant=name, items=len(ids)):
-                answers = answers_of(await client.try_(request), len(ids))
-            said: list[_Said | Error] = [True] * len(ids)
-            for i, family, code, message in answers:
-                said[i] = error_from(family, code, message, {}) if family else Refusal(code, message)
-            return said
-
-        return call
-
     def _stamp_us(self) -> int:
         """Now, but never earlier than before: participants tell old calls from new ones by it."""
         self._last_us = now_us = max(self._clock.now_us(), self._last_us)
@@ -387,8 +454,23 @@ class Coordinator:
         if not task.cancelled() and task.exception() is not None:
             _log.critical("coordinator_task_died", exc_info=task.exception())
 
-    def _ran(self, count: int, task: asyncio.Task[Sequence[Decision]]) -> None:
+    def _ran(self, count: int, task: asyncio.Task[object]) -> None:
         self._running -= count
         self._runs.discard(task)
         if not task.cancelled():
             task.exception()  # marks it as seen: the caller may have stopped waiting
+
+
+def _stands(transaction: int, rows: Mapping[int, LogRow]) -> Decision | Error:
+    """What the log says of a transaction that was to be released."""
+    if transaction not in rows:
+        return NotFound(f"there is no transaction {transaction} in the log", code="unknown_transaction")
+    return decision_of(rows[transaction]) or Conflict(
+        f"transaction {transaction} is still being tried; release it when `hold` has returned",
+        code="not_held",
+        transaction=transaction,
+    )
+
+
+def _all(outcomes: Sequence[Decision | Error]) -> Sequence[Decision]:
+    return cast("Sequence[Decision]", outcomes)

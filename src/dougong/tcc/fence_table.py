@@ -15,30 +15,25 @@ from dougong.errors import Conflict
 from dougong.store import Tx, Value
 from dougong.tcc._protocol import BranchState
 from dougong.tcc.fence import FenceRow
+from dougong.tcc.id_lists import execute_with_ids, fetch_with_ids, ids_json, spread
 
-__all__ = ["FORGET_ROWS", "FenceTable", "ids_json", "spread"]
+__all__ = ["FORGET_ROWS", "FenceTable"]
 
 FORGET_ROWS = 5000
 """Rows deleted in one unit, about: forgetting must not hold up the writer."""
 
-_encode = msgspec.json.encode
 _decode_ids = msgspec.json.Decoder(list[int]).decode
-
-
-def ids_json(ids: Sequence[int]) -> str:
-    """Ids as the text that `json_each` takes."""
-    return _encode(ids).decode()
-
-
-def spread(ids: Sequence[int]) -> tuple[int, int, int]:
-    """(lowest, highest, width of the range they lie in)."""
-    low, high = min(ids), max(ids)
-    return low, high, high - low + 1
 
 
 class FenceTable:
     """Statements over the fence of one database. Methods run inside a unit; nothing is remembered between units."""
 
+    _read = (
+        "SELECT transaction_id, state, payload, code, message FROM dougong_fence "
+        "WHERE scope = ? AND transaction_id IN ({ids})"
+    )
+    _settle = "UPDATE dougong_fence SET state = ? WHERE scope = ? AND state = 1 AND transaction_id IN ({ids})"
+    _delete = "DELETE FROM dougong_fence WHERE scope = ? AND transaction_id IN ({ids})"
     _insert_tried = "INSERT INTO dougong_fence (scope, transaction_id, state, payload) VALUES (?, ?, 1, ?)"
     _insert_other = (
         "INSERT INTO dougong_fence (scope, transaction_id, state, payload, code, message) VALUES (?, ?, ?, ?, ?, ?)"
@@ -69,11 +64,7 @@ class FenceTable:
                 wanted = set(ids)
                 rows = [row for row in rows if row[0] in wanted]
         else:
-            rows = await tx.fetch_all(
-                "SELECT transaction_id, state, payload, code, message FROM dougong_fence "
-                "WHERE scope = ? AND transaction_id IN (SELECT value FROM json_each(?))",
-                (scope, ids_json(ids)),
-            )
+            rows = await fetch_with_ids(tx, self._read, ids, (scope,))
         return {row[0]: row[1:] for row in rows}  # type: ignore[misc]
 
     async def insert(
@@ -104,18 +95,15 @@ class FenceTable:
                 (int(to), scope, low, high),
             )
         else:
-            changed = await tx.execute(
-                "UPDATE dougong_fence SET state = ? WHERE scope = ? AND state = 1 "
-                "AND transaction_id IN (SELECT value FROM json_each(?))",
-                (int(to), scope, ids_json(ids)),
-            )
+            changed = await execute_with_ids(tx, self._settle, ids, (int(to), scope))
         if changed != len(ids):
             raise Conflict(f"{len(ids) - changed} of {len(ids)} branches changed under this call", code="fence_changed")
 
     async def forget(self, tx: Tx, scope: int, before_us: int, keep: Sequence[int]) -> tuple[int, bool]:
         """Raise the floor and drop rows filed before it; (rows dropped, whether some are left)."""
         await tx.execute(
-            "UPDATE dougong_fence_scopes SET floor_us = max(floor_us, ?) WHERE scope = ?", (before_us, scope)
+            "UPDATE dougong_fence_scopes SET floor_us = ? WHERE scope = ? AND floor_us < ?",
+            (before_us, scope, before_us),
         )
         pages = await tx.fetch_all(
             "SELECT sent_us, first_id, transaction_ids FROM dougong_fence_pages "
@@ -132,11 +120,7 @@ class FenceTable:
             done += 1
             if len(drop) >= FORGET_ROWS:
                 break
-        if drop:
-            await tx.execute(
-                "DELETE FROM dougong_fence WHERE scope = ? AND transaction_id IN (SELECT value FROM json_each(?))",
-                (scope, ids_json(drop)),
-            )
+        await execute_with_ids(tx, self._delete, drop, (scope,))
         if files:
             await tx.execute_many(
                 "DELETE FROM dougong_fence_pages WHERE scope = ? AND sent_us = ? AND first_id = ?", files

@@ -11,15 +11,20 @@ from typing import cast
 
 import msgspec
 
-from dougong.errors import Invalid
+from dougong.errors import Conflict, Invalid
 from dougong.store import Tx, Value
 from dougong.tcc._protocol import TransactionState
-from dougong.tcc.fence_table import FORGET_ROWS, ids_json, spread
+from dougong.tcc.fence_table import FORGET_ROWS
+from dougong.tcc.id_lists import execute_with_ids, fetch_with_ids, ids_json, spread
+from dougong.tcc.transaction import Decision
 
-__all__ = ["CLAIM_ROWS", "BranchSets", "Log", "LogRow", "NewRow"]
+__all__ = ["CLAIM_ROWS", "NEVER_US", "BranchSets", "Log", "LogRow", "NewRow"]
 
 CLAIM_ROWS = 2000
 """Overdue transactions claimed in one unit."""
+
+NEVER_US = 1 << 62
+"""When a hold ends that only a word ends."""
 
 NewRow = tuple[int, int, int, int, int]
 """(id, branch set, digest, created_us, due_us)."""
@@ -40,6 +45,10 @@ class LogRow(msgspec.Struct, frozen=True, gc=False):
     attempts: int
     code: str
     message: str
+
+    def moved(self, to: TransactionState) -> LogRow:
+        """The row after it was decided, with a fresh retry budget."""
+        return LogRow(self.id, to, self.branches, self.digest, self.created_us, 0, self.code, self.message)
 
 
 class BranchSets:
@@ -66,10 +75,9 @@ class BranchSets:
 
     async def add(self, tx: Tx, names: tuple[str, ...]) -> None:
         """Give a combination a number, unless it has one; `load` afterwards, once that is durable."""
-        await tx.execute(
-            "INSERT INTO dougong_branch_sets (participants) VALUES (?) ON CONFLICT DO NOTHING",
-            (_encode(names).decode(),),
-        )
+        text = _encode(names).decode()
+        if await tx.fetch_one("SELECT ref FROM dougong_branch_sets WHERE participants = ?", (text,)) is None:
+            await tx.execute("INSERT INTO dougong_branch_sets (participants) VALUES (?)", (text,))
 
 
 class Log:
@@ -80,9 +88,10 @@ class Log:
 
     async def open(self, tx: Tx, initiator: str) -> int:
         """Make sure the log is this initiator's; its floor_us."""
-        await tx.execute("INSERT INTO dougong_initiator (one, name) VALUES (1, ?) ON CONFLICT DO NOTHING", (initiator,))
         row = await tx.fetch_one("SELECT name, floor_us FROM dougong_initiator")
-        assert row is not None
+        if row is None:
+            row = (initiator, 0)
+            await tx.execute("INSERT INTO dougong_initiator (one, name, floor_us) VALUES (1, ?, ?)", row)
         if row[0] != initiator:
             raise Invalid(
                 f"the transaction log in this database belongs to initiator {row[0]!r}, not {initiator!r}: "
@@ -93,21 +102,30 @@ class Log:
 
     async def insert(self, tx: Tx, rows: Sequence[NewRow]) -> bool:
         """Log new transactions as TRYING; False when some ids were there already (then undo the unit)."""
-        inserted = await tx.execute_many(
-            "INSERT INTO dougong_transactions (id, branches, state, digest, created_us, due_us) "
-            "VALUES (?, ?, 1, ?, ?, ?) ON CONFLICT DO NOTHING",
-            rows,
-        )
-        if inserted != len(rows):
+        try:
+            await tx.execute_many(
+                "INSERT INTO dougong_transactions (id, branches, state, digest, created_us, due_us) "
+                "VALUES (?, ?, 1, ?, ?, ?)",
+                rows,
+            )
+        except Conflict as conflict:
+            if conflict.code != "unique_violated":
+                raise
             return False
         await self._file(tx, rows[0][3], [row[0] for row in rows])
         return True
 
     async def rows(self, tx: Tx, ids: Sequence[int]) -> dict[int, LogRow]:
         """The transactions there are, by id."""
-        rows = await tx.fetch_all(
-            f"SELECT {_COLUMNS} FROM dougong_transactions WHERE id IN (SELECT value FROM json_each(?))",  # noqa: S608
-            (ids_json(ids),),
+        rows = await fetch_with_ids(tx, f"SELECT {_COLUMNS} FROM dougong_transactions WHERE id IN ({{ids}})", ids)  # noqa: S608
+        return {cast(int, row[0]): _row(row) for row in rows}
+
+    async def decided(self, tx: Tx, ids: Sequence[int]) -> dict[int, LogRow]:
+        """Of these, those that are decided and not over: somebody has still to be told."""
+        rows = await fetch_with_ids(
+            tx,
+            f"SELECT {_COLUMNS} FROM dougong_transactions WHERE state IN (2, 4) AND id IN ({{ids}})",  # noqa: S608
+            ids,
         )
         return {cast(int, row[0]): _row(row) for row in rows}
 
@@ -123,6 +141,32 @@ class Log:
             [(4 if held else 5, held, code, message, id_) for id_, held, code, message in refused],
         )
         return changed == len(refused)
+
+    async def hold(self, tx: Tx, ids: Sequence[int], expires_us: int) -> bool:
+        """TRYING → HELD until then; False when some were no longer TRYING (then undo the unit).
+
+        One that an operator has cancelled meanwhile stays due, for recovery to see to.
+        """
+        also = f", due_us = CASE WHEN code IS NOT NULL THEN due_us END, expires_us = {expires_us:d}"
+        return await self._move(tx, ids, T.TRYING, T.HELD, also) == len(ids)
+
+    async def release(self, tx: Tx, decisions: Sequence[Decision], due_us: int) -> bool:
+        """HELD → CONFIRMING or CANCELLING; False when some were no longer HELD (then undo the unit)."""
+        changed = await tx.execute_many(
+            "UPDATE dougong_transactions SET state = ?, due_us = ?, expires_us = NULL, code = ?, message = ? "  # noqa: S608
+            "WHERE id = ?" + self._expecting.format(int(T.HELD)),
+            [
+                (
+                    int(T.CONFIRMING if d.accepted else T.CANCELLING),
+                    due_us,
+                    d.code or None,
+                    d.message or None,
+                    d.transaction,
+                )
+                for d in decisions
+            ],
+        )
+        return changed == len(decisions)
 
     async def finish(self, tx: Tx, state: TransactionState, ids: Sequence[int]) -> int:
         """CONFIRMING → CONFIRMED or CANCELLING → CANCELLED."""
@@ -145,10 +189,12 @@ class Log:
             rows,
         )
 
-    async def claim(self, tx: Tx, now_us: int, horizon_us: int, owner: str, until_us: int) -> list[LogRow]:
-        """Take overdue transactions: until `until_us` they are `owner`'s to finish.
+    async def claim(
+        self, tx: Tx, now_us: int, horizon_us: int, hold_horizon_us: int, owner: str, until_us: int
+    ) -> list[LogRow]:
+        """Take overdue transactions and holds: until `until_us` they are `owner`'s to finish.
 
-        A due time beyond the horizon was set by a clock that has been moved back since: that is overdue too.
+        A time beyond its horizon was set by a clock that has been moved back since: that is overdue too.
         """
         rows = await tx.fetch_all(
             f"SELECT {_COLUMNS} FROM dougong_transactions WHERE due_us IS NOT NULL AND due_us <= ? "  # noqa: S608
@@ -161,16 +207,28 @@ class Log:
                 f"ORDER BY due_us LIMIT {CLAIM_ROWS}",
                 (horizon_us,),
             )
-        if rows:
-            await tx.execute(
-                "UPDATE dougong_transactions SET due_us = ?, owner = ? WHERE id IN (SELECT value FROM json_each(?))",
-                (until_us, owner, ids_json([cast(int, row[0]) for row in rows])),
+        if len(rows) < CLAIM_ROWS:
+            rows += await tx.fetch_all(
+                f"SELECT {_COLUMNS} FROM dougong_transactions WHERE expires_us IS NOT NULL "  # noqa: S608
+                f"AND (expires_us <= ? OR expires_us > ? AND expires_us < {NEVER_US}) "
+                f"ORDER BY expires_us LIMIT {CLAIM_ROWS}",
+                (now_us, hold_horizon_us),
+            )
+        if rows:  # an expired hold is overdue like any other from here on
+            await execute_with_ids(
+                tx,
+                "UPDATE dougong_transactions SET due_us = ?, owner = ?, expires_us = NULL WHERE id IN ({ids})",
+                [cast(int, row[0]) for row in rows],
+                (until_us, owner),
             )
         return [_row(row) for row in rows]
 
     async def oldest_us(self, tx: Tx) -> int | None:
         """When the oldest transaction that is neither over nor parked began."""
-        row = await tx.fetch_one("SELECT min(created_us) FROM dougong_transactions WHERE due_us IS NOT NULL")
+        row = await tx.fetch_one(
+            "SELECT min(created_us) FROM (SELECT created_us FROM dougong_transactions WHERE due_us IS NOT NULL "
+            "UNION ALL SELECT created_us FROM dougong_transactions WHERE expires_us IS NOT NULL) AS unfinished"
+        )
         return cast("int | None", row[0]) if row is not None else None
 
     async def parked(self, tx: Tx, limit: int) -> list[int]:
@@ -182,7 +240,7 @@ class Log:
 
     async def raise_floor(self, tx: Tx, before_us: int) -> None:
         """Remember what participants are about to be told."""
-        await tx.execute("UPDATE dougong_initiator SET floor_us = max(floor_us, ?)", (before_us,))
+        await tx.execute("UPDATE dougong_initiator SET floor_us = ? WHERE floor_us < ?", (before_us, before_us))
 
     async def forget(self, tx: Tx, before_us: int) -> bool:
         """Drop transactions that began before and are over; whether there is more to drop."""
@@ -201,14 +259,8 @@ class Log:
         if not files:
             return False
         await tx.execute_many("DELETE FROM dougong_transaction_pages WHERE created_us = ? AND first_id = ?", files)
-        text_ids = ids_json(ids)
-        await tx.execute(
-            "DELETE FROM dougong_transactions WHERE state IN (3, 5) AND id IN (SELECT value FROM json_each(?))",
-            (text_ids,),
-        )
-        kept = await tx.fetch_all(
-            "SELECT id FROM dougong_transactions WHERE id IN (SELECT value FROM json_each(?))", (text_ids,)
-        )
+        await execute_with_ids(tx, "DELETE FROM dougong_transactions WHERE state IN (3, 5) AND id IN ({ids})", ids)
+        kept = await fetch_with_ids(tx, "SELECT id FROM dougong_transactions WHERE id IN ({ids})", ids)
         if kept:  # parked: filed anew under the floor's own time, so that a later call finds them
             await self._file(tx, before_us, [cast(int, row[0]) for row in kept])
         return len(files) < len(pages) or len(pages) == 500
@@ -221,7 +273,7 @@ class Log:
         expecting = self._expecting.format(int(state))
         if width == len(ids):
             return await tx.execute(head + "id BETWEEN ? AND ?" + expecting, (low, high))
-        return await tx.execute(head + "id IN (SELECT value FROM json_each(?))" + expecting, (ids_json(ids),))  # noqa: S608
+        return await execute_with_ids(tx, head + "id IN ({ids})" + expecting, ids)
 
     async def _file(self, tx: Tx, created_us: int, ids: Sequence[int]) -> None:
         await tx.execute(

@@ -13,11 +13,10 @@ import msgspec
 
 from dougong.contract import Service, rpc
 from dougong.errors import Error, Invalid
-from dougong.store import Store, Tx, migrations_from
+from dougong.store import Store, Tx, in_halves, migrations_from
 from dougong.tcc._protocol import BranchState, Hold, Participant
 from dougong.tcc.fence import ALARMS, Fence
 from dougong.tcc.fence_table import FenceTable
-from dougong.tcc.halving import in_halves
 from dougong.tcc.wire import Answer, BranchReply, Forget, Forgotten, Settle, TryBatch, reply_of
 from dougong.telemetry import counter, get_logger, span
 
@@ -82,7 +81,7 @@ class ParticipantService(Service, Generic[P]):
                 for result in results:
                     answers += result
                 answers += [self._fault(i, request.transactions[i], "try", error) for i, error in culprits]
-        return self._reply("try", count, answers)
+        return self._reply("try", request.transactions, answers)
 
     @rpc(internal=True, idempotent=True, timeout_s=5.0)
     async def confirm(self, request: Settle) -> BranchReply:
@@ -158,7 +157,7 @@ class ParticipantService(Service, Generic[P]):
                 at = {t: i for i, t in enumerate(ids)}
                 answers = [(at[t], *answer[1:]) for result in results for t, answer in result]
                 answers += [self._fault(at[t], t, call, error) for t, error in culprits]
-        return self._reply(call, len(ids), answers)
+        return self._reply(call, ids, answers)
 
     async def _settle_some(
         self, request: Settle, some: Sequence[int], to: BranchState, tx: Tx
@@ -208,14 +207,26 @@ class ParticipantService(Service, Generic[P]):
         _log.error("participant_failed", participant=name, call=call, transaction=transaction, exc_info=error)
         return (i, "internal", "participant_failed", f"{name} failed on {call} of transaction {transaction}: {error!r}")
 
-    def _reply(self, call: str, count: int, answers: list[Answer]) -> BranchReply:
-        name = self._participant.service
+    def _reply(self, call: str, transactions: Sequence[int], answers: list[Answer]) -> BranchReply:
+        name, count = self._participant.service, len(transactions)
         _branches.inc(count - len(answers), name, call, "yes")
-        for _, family, code, message in answers:
-            _branches.inc(1, name, call, family or "refused")
-            if code in ALARMS:
-                _alarms.inc(1, name, code)
-                _log.error("branch_contradiction", participant=name, call=call, code=code, message=message)
+        alarms: dict[str, list[Answer]] = {}
+        for answer in answers:
+            _branches.inc(1, name, call, answer[1] or "refused")
+            if answer[2] in ALARMS:
+                alarms.setdefault(answer[2], []).append(answer)
+        for code, some in alarms.items():  # a line per call, not per branch: whole batches may be contradicted
+            _alarms.inc(len(some), name, code)
+            first = transactions[some[0][0]]
+            _log.error(
+                "branches_contradicted",
+                participant=name,
+                call=call,
+                code=code,
+                count=len(some),
+                first=first,
+                message=some[0][3],
+            )
         return reply_of(answers)
 
 

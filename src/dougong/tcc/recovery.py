@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from dougong.clock import Clock
 from dougong.errors import Error
-from dougong.store import Store, Tx
+from dougong.store import Store, Tx, in_halves
 from dougong.tcc._protocol import TransactionState
 from dougong.tcc.deciding import Decider
-from dougong.tcc.halving import in_halves
 from dougong.tcc.log import CLAIM_ROWS, BranchSets, Log, LogRow
 from dougong.tcc.settler import Settler
-from dougong.tcc.transaction import Decision
+from dougong.tcc.sides import initiator_of
+from dougong.tcc.transaction import OPEN, Decision
 from dougong.tcc.wire import ITEMS_MAX, Forget, ParticipantClient
 from dougong.telemetry import counter, gauge, get_logger, span
 
@@ -54,6 +54,7 @@ class Recovery:
         unfinished_max: int,
         lease_s: float,
         longest_s: float,
+        hold_s_max: float,
         scan_every_s: float,
         retention_s: float,
         forget_every_s: float,
@@ -73,6 +74,7 @@ class Recovery:
         self._unfinished_max = unfinished_max
         self._lease_us = int(lease_s * 1e6)
         self._horizon_us = int((lease_s + longest_s) * 1e6) + 60_000_000
+        self._hold_horizon_us = int(hold_s_max * 1e6) + 60_000_000
         self._scan_every_s = scan_every_s
         self._retention_us = int(retention_s * 1e6)
         self._forget_every_s = forget_every_s
@@ -93,38 +95,44 @@ class Recovery:
         """One round; how many were claimed."""
         now_us = self._clock.now_us()
         rows = await self._store.write(
-            lambda tx: self._log.claim(tx, now_us, now_us + self._horizon_us, self._owner, now_us + self._lease_us)
+            lambda tx: self._log.claim(
+                tx,
+                now_us,
+                now_us + self._horizon_us,
+                now_us + self._hold_horizon_us,
+                self._owner,
+                now_us + self._lease_us,
+            )
         )
         if rows:
             # Another coordinator's clock may be ahead: what is sent about its transactions must not look older than
             # what it sent itself, or a participant would forget the answer before the question arrives.
             self._observe_us(max(row.created_us for row in rows) + self._try_timeout_us)
-        trying = [row for row in rows if row.state is T.TRYING]
-        told = [row for row in rows if row.state is not T.TRYING]
+        open_ = [row for row in rows if row.state in OPEN]
+        told = [row for row in rows if row.state not in OPEN]
         if told:
             busy = self._settler.busy_with([row.id for row in told])
             told = [row for row in told if row.id not in busy]
-        if trying or told:
-            with span("tcc.recover", items=len(trying) + len(told)):
-                await self._learn(rows)
-                _recovered.inc(len(trying), "trying")
+        if open_ or told:
+            with span("tcc.recover", items=len(open_) + len(told)):
+                await self.learn(rows)
+                _recovered.inc(len(open_), "open")
                 _recovered.inc(len(told), "decided")
-                self._settle(told)
-                await self._expire(trying)
+                self.settle(told)
+                await self._expire(open_)
         return len(rows)
 
     async def _expire(self, rows: Sequence[LogRow]) -> None:
-        """Cancel transactions whose time to be decided is over."""
+        """Cancel transactions whose time to be decided, or held, is over."""
         if not rows:
             return
         by_id = {row.id: row for row in rows}
 
         async def part(some: Sequence[LogRow]) -> list[Decision]:
             decisions = [_expired(row) for row in some]
-            held = {row.id for row in some}
 
             async def expire(tx: Tx) -> list[Decision]:
-                return await self._decider.write_open(tx, decisions, held)
+                return await self._decider.expire(tx, some, decisions, self._clock.now_us() + self._lease_us)
 
             return await self._store.write(expire)
 
@@ -132,10 +140,10 @@ class Recovery:
         for row, error in culprits:  # the claim's lease paces the next attempt
             _undecidable.inc(1)
             _log.error("decide_failed", transaction=row.id, exc_info=error)
-        cancelled = [by_id[d.transaction] for ds in results for d in ds if not d.accepted]
-        self._settle([_cancelling(row) for row in cancelled])
+        cancelled = [by_id[d.transaction] for ds in results for d in ds]
+        self.settle([row.moved(T.CANCELLING) for row in cancelled])
 
-    def _settle(self, rows: Sequence[LogRow]) -> None:
+    def settle(self, rows: Sequence[LogRow]) -> None:
         """Queue decided transactions, all branches of each: what was told before is only told again."""
         groups: dict[tuple[TransactionState, int, int], list[int]] = {}
         busy = self._settler.busy_with([row.id for row in rows])  # again: others decide while recovery waits
@@ -150,7 +158,8 @@ class Recovery:
                 continue
             self._settler.add(state, dict.fromkeys(names, ids), attempts=attempts)
 
-    async def _learn(self, rows: Sequence[LogRow]) -> None:
+    async def learn(self, rows: Sequence[LogRow]) -> None:
+        """Look up combinations of participants that another coordinator was the first to use."""
         if any(self._branch_sets.names(row.branches) is None for row in rows):
             await self._store.read(self._branch_sets.load)
 
@@ -186,11 +195,17 @@ class Recovery:
         if before_us <= 0:
             return
         await self._store.write(lambda tx: log.raise_floor(tx, before_us))
-        request = Forget(initiator=self._initiator, before_us=before_us, keep=keep)
-        for client in self._participants.values():
-            for _ in range(_ROUNDS_MAX):
-                if not (await client.forget(request)).more:
-                    break
+        silent: list[Error] = []
+        for name, client in self._participants.items():
+            request = Forget(initiator=initiator_of(self._initiator, name), before_us=before_us, keep=keep)
+            try:
+                for _ in range(_ROUNDS_MAX):
+                    if not (await client.forget(request)).more:
+                        break
+            except Error as error:  # the others forget all the same
+                silent.append(error)
+        if silent:
+            raise silent[0]
         for _ in range(_ROUNDS_MAX):
             if not await self._store.write(lambda tx: log.forget(tx, before_us)):
                 break
@@ -199,8 +214,6 @@ class Recovery:
 def _expired(row: LogRow) -> Decision:
     if row.code:  # an operator's doing
         return Decision(row.id, False, row.code, row.message)
+    if row.state is T.HELD:
+        return Decision(row.id, False, "expired", "it was held, and not confirmed in time")
     return Decision(row.id, False, "unavailable", "it was not decided in time, so it was cancelled")
-
-
-def _cancelling(row: LogRow) -> LogRow:
-    return LogRow(row.id, T.CANCELLING, row.branches, row.digest, row.created_us, 0, row.code, row.message)

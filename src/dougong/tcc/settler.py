@@ -16,10 +16,12 @@ from dougong.clock import Clock
 from dougong.errors import DeadlineExceeded, Error, Internal
 from dougong.store import Store, Tx
 from dougong.tcc._protocol import TransactionState
+from dougong.tcc.guarded import GuardedClient
 from dougong.tcc.log import Log
 from dougong.tcc.settling import SettleBatch, Settling
+from dougong.tcc.sides import initiator_of
 from dougong.tcc.transaction import RetrySchedule
-from dougong.tcc.wire import ParticipantClient, Settle, answers_of
+from dougong.tcc.wire import Answer, Settle, answers_of
 from dougong.telemetry import counter, get_logger, span
 
 __all__ = ["Settler"]
@@ -33,6 +35,7 @@ _parked = counter(
 
 JOURNAL_ROWS = 5000
 JOURNAL_PAUSE_S = 0.5
+LOOK_S = 0.1
 WRITE_DOWN_S = 1.0
 """A shorter delay than this is not worth a write to the log."""
 
@@ -66,7 +69,7 @@ class Settler:
         log: Log,
         clock: Clock,
         initiator: str,
-        participants: Mapping[str, ParticipantClient],
+        participants: Mapping[str, GuardedClient],
         *,
         stamp_us: Callable[[], int],
         random: Callable[[], float],
@@ -126,8 +129,11 @@ class Settler:
             pass  # what is left is in the log, for recovery
 
     async def _work(self, name: str) -> None:
-        settling, wake = self._settling, self._wakes[name]
+        settling, wake, client = self._settling, self._wakes[name], self._participants[name]
         while True:
+            if (wait_s := client.wait_s()) > 0:  # nobody is asked, so no retry is spent on somebody who is away
+                await asyncio.sleep(min(wait_s, LOOK_S))  # somebody else may find out sooner
+                continue
             wake.clear()
             now = self._clock.monotonic()
             batch = settling.take(name, self._max_batch, now)
@@ -153,32 +159,46 @@ class Settler:
         try:
             with span("tcc.confirm" if confirm else "tcc.cancel", participant=name, items=len(ids)):
                 async with asyncio.timeout(self._timeout_s):
-                    reply = await call(Settle(initiator=self._initiator, sent_us=self._stamp_us(), transactions=ids))
+                    as_whom = initiator_of(self._initiator, name)
+                    reply = await call(Settle(initiator=as_whom, sent_us=self._stamp_us(), transactions=ids))
                 answers = answers_of(reply, len(ids))
         except Error as error:
-            self._failed(batch, ids, error.code, str(error))
+            # Left alone after that: it is away for everybody, which says nothing about these transactions.
+            self._failed(batch, ids, error.code, str(error), away_s=client.wait_s())
             return
         except TimeoutError:
             late = DeadlineExceeded(f"{name} did not answer within {self._timeout_s} s")
-            self._failed(batch, ids, late.code, str(late))
+            self._failed(batch, ids, late.code, str(late), away_s=client.wait_s())
             return
         except Exception as error:  # noqa: BLE001 (a participant in this process may raise anything)
             _log.exception("participant_call_failed", participant=name)
             self._failed(batch, ids, "internal", str(Internal(repr(error))))
             return
         if answers:
-            bad = {i for i, _, _, _ in answers}
-            for i, family, code, message in answers:
-                self._failed(batch, [ids[i]], code, message, hopeless=family == "conflict")
+            alike: dict[tuple[bool, str], list[Answer]] = {}
+            for answer in answers:
+                alike.setdefault((answer[1] == "conflict", answer[2]), []).append(answer)
+            for (hopeless, code), some in alike.items():
+                self._failed(batch, [ids[i] for i, *_ in some], code, some[0][3], hopeless=hopeless)
+            bad = {i for i, *_ in answers}
             ids = [t for i, t in enumerate(ids) if i not in bad]
         done = self._settling.succeeded(name, ids)
         if done:
             (self._entries.confirmed if confirm else self._entries.cancelled).extend(done)
             self._journal_wake.set()
 
-    def _failed(self, batch: SettleBatch, ids: list[int], code: str, message: str, *, hopeless: bool = False) -> None:
+    def _failed(
+        self,
+        batch: SettleBatch,
+        ids: list[int],
+        code: str,
+        message: str,
+        *,
+        hopeless: bool = False,
+        away_s: float = 0.0,
+    ) -> None:
         name = batch.participant
-        failed = self._settling.failed(batch, ids, self._clock.monotonic(), hopeless=hopeless)
+        failed = self._settling.failed(batch, ids, self._clock.monotonic(), hopeless=hopeless, away_s=away_s)
         _retries.inc(len(ids), name)
         now_us = self._clock.now_us()
         failure = f"{name}: {message}"

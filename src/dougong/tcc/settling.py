@@ -18,6 +18,9 @@ from dougong.tcc.transaction import RetrySchedule
 __all__ = ["Failed", "SettleBatch", "Settling"]
 
 
+AFTER_S = 0.1
+
+
 class SettleBatch(msgspec.Struct, frozen=True):
     """One call to make."""
 
@@ -119,16 +122,21 @@ class Settling:
                 left[transaction] = bits & ~bit
         return done
 
-    def failed(self, batch: SettleBatch, ids: Sequence[int], now: float, *, hopeless: bool = False) -> Failed:
+    def failed(
+        self, batch: SettleBatch, ids: Sequence[int], now: float, *, hopeless: bool = False, away_s: float = 0.0
+    ) -> Failed:
         """A call settled `batch` except `ids`: try them again later, or park them when the budget is spent or it is
-        `hopeless`."""
+        `hopeless`. It spends nothing that a participant is left alone for `away_s`: once it is back they go on without
+        a hand, and a little after that time, so that whoever else wants to know whether it is back asks first."""
         ids = [t for t in ids if t in self._left]
-        attempts = batch.attempts + 1
+        attempts = batch.attempts + (not away_s)
         if hopeless or attempts >= self._schedule.attempts:
             for transaction in ids:
                 del self._left[transaction]
             return Failed([], attempts, 0.0, ids)
-        delay_s = self._schedule.delay_s(attempts, self._random())
+        delay_s = self._schedule.delay_s(max(attempts, 1), self._random())
+        if away_s:
+            delay_s = max(delay_s, away_s + AFTER_S)
         if ids:
             again = SettleBatch(batch.participant, batch.state, ids, attempts)
             self._push(self._lanes[batch.participant], now + delay_s, again)

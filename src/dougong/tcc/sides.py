@@ -11,7 +11,7 @@ from dougong.errors import Invalid
 from dougong.tcc.transaction import NewTransaction
 from dougong.tcc.wire import ITEMS_MAX
 
-__all__ = ["Side", "digests_of", "sides_of"]
+__all__ = ["Side", "digests_of", "initiator_of", "sides_of"]
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -53,6 +53,16 @@ def sides_of(transactions: Sequence[NewTransaction], participants: Collection[st
         name: Side(positions[name], [(ids[i], _encode(transactions[i].branches[name])) for i in positions[name]])
         for name in sorted(positions)
     }
+
+
+def initiator_of(initiator: str, branch: str) -> str:
+    """As whom a participant knows the initiator on a branch: under `Wallets.service + "#payee"` it is `orders#payee`.
+
+    So the branches of one transaction at one participant have fence rows of their own, and are tried, confirmed and
+    cancelled each for itself.
+    """
+    _, mark, label = branch.partition("#")
+    return f"{initiator}{mark}{label}"
 
 
 def digests_of(count: int, sides: dict[str, Side]) -> list[int]:

@@ -4,10 +4,11 @@
        │            └──▶ PARKED_CONFIRMING ──▶ CONFIRMING (an operator's retry)
        ├─────▶ CANCELLING ──▶ CANCELLED
        │            └──▶ PARKED_CANCELLING ──▶ CANCELLING
-       └─────▶ CANCELLED (every branch said no by itself: nothing to give back)
+       ├─────▶ CANCELLED (every branch said no by itself: nothing to give back)
+       └─────▶ HELD ──▶ CONFIRMING or CANCELLING (the initiator's word, or time is over)
 
-Every arrow is a compare-and-set in the log. TRYING is left exactly once, so of a confirm, a timeout and an operator
-that race, one wins and the others read what it decided.
+Every arrow is a compare-and-set in the log. TRYING and HELD are left exactly once, so of a confirm, a timeout and an
+operator that race, one wins and the others read what it decided.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from typing import Final
 
 import msgspec
 
-from dougong.errors import Error
+from dougong.errors import Error, Unavailable
 from dougong.tcc._protocol import Refusal, TransactionState
 
 __all__ = [
     "ACCEPTED",
+    "OPEN",
     "TRANSITIONS",
     "Decision",
     "NewTransaction",
+    "NotAsked",
     "Outcome",
     "RetrySchedule",
     "Verdict",
@@ -33,8 +36,9 @@ __all__ = [
 
 TRANSITIONS: Final[Mapping[TransactionState, frozenset[TransactionState]]] = {
     TransactionState.TRYING: frozenset(
-        {TransactionState.CONFIRMING, TransactionState.CANCELLING, TransactionState.CANCELLED}
+        {TransactionState.CONFIRMING, TransactionState.CANCELLING, TransactionState.CANCELLED, TransactionState.HELD}
     ),
+    TransactionState.HELD: frozenset({TransactionState.CONFIRMING, TransactionState.CANCELLING}),
     TransactionState.CONFIRMING: frozenset({TransactionState.CONFIRMED, TransactionState.PARKED_CONFIRMING}),
     TransactionState.CANCELLING: frozenset({TransactionState.CANCELLED, TransactionState.PARKED_CANCELLING}),
     TransactionState.PARKED_CONFIRMING: frozenset({TransactionState.CONFIRMING}),
@@ -46,7 +50,14 @@ TRANSITIONS: Final[Mapping[TransactionState, frozenset[TransactionState]]] = {
 ACCEPTED: Final = frozenset(
     {TransactionState.CONFIRMING, TransactionState.CONFIRMED, TransactionState.PARKED_CONFIRMING}
 )
-"""States of a transaction that was decided yes. TRYING is undecided, the rest were decided no."""
+"""States of a transaction that was decided yes. TRYING and HELD are undecided, the rest were decided no."""
+
+OPEN: Final = frozenset({TransactionState.TRYING, TransactionState.HELD})
+"""States that are not decided for good."""
+
+
+class NotAsked(Unavailable):
+    """A participant was left alone: it was not asked, so it holds nothing."""
 
 
 class NewTransaction(msgspec.Struct, frozen=True):
@@ -55,19 +66,22 @@ class NewTransaction(msgspec.Struct, frozen=True):
     id: int
     """Chosen by the caller, 0 < id < 2^63; `store.IdBlocks` makes such ids. Ids near each other cost the least."""
     branches: Mapping[str, msgspec.Struct]
-    """Participant's service name → payload."""
+    """Participant's name, as the coordinator's `participants` has it → payload."""
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False):
-    """What was decided of one transaction, once and for all."""
+    """What was decided of one transaction, once and for all; with `held`, what stands until that is decided."""
 
     transaction: int
     accepted: bool
     """Every participant holds what was asked for, and will be told to confirm; else nothing stays held."""
     code: str = ""
     """Empty when accepted. Else a participant's refusal code, `unavailable` when a participant did not answer or time
-    ran out (trying again later may succeed), `cancelled` when an operator said so, or the code of a fault."""
+    ran out (trying again later may succeed), `expired` when a hold's time was over, `cancelled` when an operator or the
+    initiator said so, or the code of a fault."""
     message: str = ""
+    held: bool = False
+    """Accepted for now: reserved everywhere, and the initiator has still to confirm or cancel."""
 
 
 Outcome = Decision
@@ -87,7 +101,8 @@ def judge(answers: Mapping[str, tuple[Sequence[int], Sequence[bool | Refusal | E
     """Decide a batch. `answers`: participant → (positions, what it said to each).
 
     One No decides a transaction; of several the first participant's (in the mapping's order) is reported, but a
-    business No goes before a fault, being the better answer. A fault may have left a hold behind: it is cancelled too.
+    business No goes before a fault, being the better answer. A fault may have left a hold behind, unless nobody was
+    asked: it is cancelled too.
     """
     refused: dict[int, tuple[str, str]] = {}
     faults: dict[int, tuple[str, str]] = {}
@@ -103,6 +118,8 @@ def judge(answers: Mapping[str, tuple[Sequence[int], Sequence[bool | Refusal | E
                 clean.setdefault(participant, set()).add(position)
             else:
                 assert isinstance(answer, Error)
+                if isinstance(answer, NotAsked):
+                    clean.setdefault(participant, set()).add(position)
                 faults.setdefault(position, _fault(participant, answer))
     for position, fault in faults.items():
         refused.setdefault(position, fault)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dougong.app import App
 from shop.inventory import Inventory
-from shop.orders import Orders
+from shop.orders import Orders, Payments
 from shop.users import Users
 
 __all__ = ["app"]
 
-app = App("edge", front=[Users, Inventory, Orders])
+app = App("edge", front=[Users, Inventory, Orders, Payments])

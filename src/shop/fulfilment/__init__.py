@@ -9,9 +9,10 @@ from __future__ import annotations
 from dougong.app import App, Glance, StatusRow, StatusTable
 from dougong.store import Store
 from shop.fulfilment import _warehouse as warehouse
+from shop.fulfilment._stalls import Stalls
 from shop.fulfilment._work import FulfilmentSettings, follow_orders, move_shipments
 
-__all__ = ["FulfilmentSettings", "app"]
+__all__ = ["FulfilmentSettings", "Stalls", "app"]
 
 
 def backlog(store: Store) -> Glance:

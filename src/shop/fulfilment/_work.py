@@ -17,6 +17,7 @@ from dougong.errors import Error
 from dougong.store import Store
 from dougong.telemetry import get_logger
 from shop.fulfilment import _warehouse as warehouse
+from shop.fulfilment._stalls import Stalls
 from shop.orders import Advance, FollowOrders, Orders, OrderState
 
 __all__ = ["FulfilmentSettings", "follow_orders", "move_shipments"]
@@ -24,6 +25,9 @@ __all__ = ["FulfilmentSettings", "follow_orders", "move_shipments"]
 log = get_logger(__name__)
 
 _PAUSE_MAX_S = 2.0
+_GIVE_WAY = 3.0
+"""Pause for this many times as long as a step took, if that is longer than a tick: steps take long when the shop is
+busy, and then deliveries can wait."""
 
 
 class FulfilmentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,19 +35,24 @@ class FulfilmentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
     stage_ms: int = 300
     """How long a shipment stays in each state."""
-    batch: int = 2000
-    tick_ms: int = 100
-    """Pause between batches."""
+    batch: int = 500
+    """Orders in one step: a larger one holds up its neighbours for longer than it saves."""
+    tick_ms: int = 25
+    """Pause between batches, at the least."""
+    stalls: Stalls = Stalls()
+    """What goes wrong, on purpose."""
 
 
 async def follow_orders(store: Store, clock: Clock, orders: Orders, settings: FulfilmentSettings) -> None:
     """Read the feed of orders for ever, storing the position with the effects."""
 
-    async def once() -> None:
+    async def once() -> float:
         after = await store.read(warehouse.position)
         page = await orders.follow(FollowOrders(after=after, limit=settings.batch, wait_ms=5000))
-        if page.items:
-            await store.write(lambda tx: warehouse.take_in(tx, page.items, clock.now_us()))
+        started = clock.monotonic()  # waiting for orders was no work
+        if page.position > after:
+            await store.write(lambda tx: warehouse.take_in(tx, page, clock.now_us(), settings.stalls))
+        return clock.monotonic() - started
 
     await _for_ever("follow", once, settings.tick_ms / 1000)
 
@@ -51,10 +60,11 @@ async def follow_orders(store: Store, clock: Clock, orders: Orders, settings: Fu
 async def move_shipments(store: Store, clock: Clock, orders: Orders, settings: FulfilmentSettings) -> None:
     """Move shipments that are due, telling orders first; what orders answers is what is stored."""
 
-    async def once() -> None:
+    async def once() -> float:
+        started = clock.monotonic()
         steps = await store.read(lambda tx: warehouse.due(tx, clock.now_us(), settings.batch))
         if not steps:
-            return
+            return 0.0
         answers = await orders.advance.many([Advance(order_id=step.order_id, state=step.next) for step in steps])
         reached: list[tuple[warehouse.Step, OrderState]] = []
         for step, answer in zip(steps, answers, strict=True):
@@ -62,22 +72,27 @@ async def move_shipments(store: Store, clock: Clock, orders: Orders, settings: F
                 reached.append((step, answer.state))
             elif answer.code == "unknown_order":
                 reached.append((step, OrderState.CANCELLED))
-        await store.write(lambda tx: warehouse.move(tx, reached, clock.now_us(), settings.stage_ms * 1000))
+        stage_us = settings.stage_ms * 1000
+        await store.write(lambda tx: warehouse.move(tx, reached, clock.now_us(), stage_us, settings.stalls))
+        return clock.monotonic() - started
 
     await _for_ever("move", once, settings.tick_ms / 1000)
 
 
-async def _for_ever(name: str, once: Callable[[], Awaitable[None]], pause_s: float) -> None:
-    """Repeat a step; a failing neighbour or a full disk slows it down and is said once, not at every try."""
+async def _for_ever(name: str, once: Callable[[], Awaitable[float]], tick_s: float) -> None:
+    """Repeat a step, which says how long it worked; a failing neighbour or a full disk slows it down and is said once,
+    not at every try."""
     failures = 0
     while True:
+        pause_s = tick_s
         try:
-            await once()
+            pause_s = max(tick_s, _GIVE_WAY * await once())
             if failures:
                 log.info("fulfilment works again", loop=name, failures=failures)
             failures = 0
         except Error as error:
             failures += 1
+            pause_s = tick_s * 2 ** min(failures, 10)
             if failures == 1:
                 log.warning("fulfilment has to wait", loop=name, error=str(error))
-        await asyncio.sleep(min(pause_s * 2 ** min(failures, 10), _PAUSE_MAX_S))
+        await asyncio.sleep(min(pause_s, _PAUSE_MAX_S))

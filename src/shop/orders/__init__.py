@@ -1,17 +1,18 @@
 """Orders: place one or many, read, list, cancel; the initiator of every transaction.
 
 An order and its transaction's log stand in one database and change in one local transaction, so they cannot disagree.
-`Orders` is what others call; `_ledger` holds every statement about the tables.
+`Orders` is what others call, `Payments` what the payment provider calls; `_machine` says how orders and payments move,
+`_ledger` holds the other statements about the tables, `_desk` ends what nobody else does.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 from dougong.app import App, Glance, Participants, StatusRow, StatusTable
 from dougong.clock import Clock
-from dougong.store import IdBlocks, Store, Tx
-from dougong.tcc import Coordinator, Decision
+from dougong.store import IdBlocks, Store
+from dougong.tcc import Coordinator
 from shop.inventory import Inventory, StockHolds
 from shop.orders import _ledger as ledger
 from shop.orders._contract import (
@@ -27,12 +28,24 @@ from shop.orders._contract import (
     OrderEvents,
     OrderPage,
     OrderState,
+    PaymentMethod,
     PlacedOrder,
     PlaceOrder,
+    ReturnOrder,
+    Webhook,
+    WebhookHeard,
 )
+from shop.orders._desk import Desk
 from shop.orders._feed import Feed
+from shop.orders._machine import OrderMachine, PaymentMachine
+from shop.orders._moves import Moves
 from shop.orders._prices import Prices
+from shop.orders._provider import PaymentProvider
 from shop.orders._service import Orders
+from shop.orders._settings import OrdersSettings
+from shop.orders._till import Till
+from shop.orders._undoing import Undoing
+from shop.orders._webhook import Payments
 from shop.users import WalletHolds
 
 __all__ = [
@@ -49,8 +62,14 @@ __all__ = [
     "OrderPage",
     "OrderState",
     "Orders",
+    "OrdersSettings",
+    "PaymentMethod",
+    "Payments",
     "PlaceOrder",
     "PlacedOrder",
+    "ReturnOrder",
+    "Webhook",
+    "WebhookHeard",
     "app",
 ]
 
@@ -59,8 +78,8 @@ def ids(store: Store) -> IdBlocks:
     return IdBlocks(store, "orders")
 
 
-def feed(store: Store) -> Feed:
-    return Feed(store)
+def feed(moves: Moves, clock: Clock, settings: OrdersSettings) -> Feed:
+    return Feed(moves.orders, clock, settings)
 
 
 async def prices(inventory: Inventory, clock: Clock) -> AsyncIterator[Prices]:
@@ -69,20 +88,55 @@ async def prices(inventory: Inventory, clock: Clock) -> AsyncIterator[Prices]:
     await made.close()
 
 
-async def transactions(store: Store, clock: Clock, participants: Participants) -> AsyncIterator[Coordinator]:
-    async def settle(tx: Tx, decisions: Sequence[Decision]) -> None:
-        await ledger.settle(tx, decisions, clock.now_us())
+async def moves(store: Store, clock: Clock, settings: OrdersSettings) -> AsyncIterator[Moves]:
+    payments = PaymentMachine(store, clock, settings)
+    orders = OrderMachine(store, clock, settings, payments)
+    for machine in (payments, orders):
+        await machine.start()
+    yield Moves(orders, payments)
+    for machine in (orders, payments):
+        await machine.stop()
 
+
+async def transactions(
+    store: Store, clock: Clock, participants: Participants, moves: Moves
+) -> AsyncIterator[Coordinator]:
     coordinator = Coordinator(
         store,
         initiator="orders",
         participants=await participants.connect(StockHolds, WalletHolds),
-        decide=settle,
+        decide=moves.settle,
         clock=clock,
     )
     await coordinator.start()
     yield coordinator
     await coordinator.stop()
+
+
+async def provider(settings: OrdersSettings) -> AsyncIterator[PaymentProvider]:
+    made = PaymentProvider(settings)
+    yield made
+    await made.close()
+
+
+def till(store: Store, transactions: Coordinator, moves: Moves, provider: PaymentProvider) -> Till:
+    return Till(store, transactions, moves, provider)
+
+
+def undoing(store: Store, ids: IdBlocks, transactions: Coordinator, moves: Moves) -> Undoing:
+    return Undoing(store, ids, transactions, moves)
+
+
+def desk(store: Store, till: Till, undoing: Undoing) -> Desk:
+    return Desk(store, till, undoing)
+
+
+async def at_the_desk(desk: Desk) -> None:
+    await desk.work()
+
+
+async def forgetting(feed: Feed) -> None:
+    await feed.keep_forgetting()
 
 
 def recent(store: Store) -> Glance:
@@ -102,8 +156,10 @@ def recent(store: Store) -> Glance:
 
 app = App(
     "orders",
-    services=[Orders],
+    services=[Orders, Payments],
     migrations="shop.orders.migrations",
-    provide=[ids, feed, prices, transactions],
+    settings=OrdersSettings,
+    provide=[ids, moves, feed, prices, transactions, provider, till, undoing, desk],
+    background=[at_the_desk, forgetting],
     glance=recent,
 )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from dougong.contract import Header, Message, Subject
+from dougong.contract import Header, Message, RawBody, Subject
 
 __all__ = [
     "Advance",
@@ -22,25 +22,49 @@ __all__ = [
     "OrderEvents",
     "OrderPage",
     "OrderState",
+    "PaymentMethod",
     "PlaceOrder",
     "PlacedOrder",
+    "ReturnOrder",
+    "Webhook",
+    "WebhookHeard",
 ]
 
 OrderId = Annotated[str, Meta(min_length=1, max_length=18, pattern=r"^[0-9]+$(?!\n)")]
 
 
 class OrderState(StrEnum):
-    """Where an order stands. Refused, delivered and cancelled are final."""
+    """Where an order stands. Refused and refunded are final, delivered and cancelled unless money has to go back."""
 
     PLACING = "placing"
     """Written, stock and money not decided yet; never seen by who placed it."""
+    AWAITING_PAYMENT = "awaiting_payment"
+    """Its stock is held until it is paid, declined, cancelled, or until its time is over."""
     CONFIRMED = "confirmed"
     REFUSED = "refused"
     PICKING = "picking"
     SHIPPED = "shipped"
+    TRACING = "tracing"
+    """Shipped too long ago: the courier is asked where it is."""
+    LOST = "lost"
+    """Not found: its price is about to be given back."""
     DELIVERED = "delivered"
+    RETURNED = "returned"
+    """Brought back: goods and price are about to be booked back."""
     CANCELLING = "cancelling"
     CANCELLED = "cancelled"
+    REFUNDING = "refunding"
+    """The payment provider owes the customer the price, until it says that it has paid."""
+    REFUNDED = "refunded"
+
+
+class PaymentMethod(StrEnum):
+    """Who keeps the customer's money."""
+
+    WALLET = "wallet"
+    """We do: it is taken together with the stock."""
+    EXTERNAL = "external"
+    """A payment provider: stock is held until it says that the customer has paid."""
 
 
 class Line(Message):
@@ -56,15 +80,19 @@ class PlaceOrder(Message):
     user_id: Subject = ""
     lines: Annotated[list[Line], Meta(min_length=1, max_length=100)]
     idempotency_key: Annotated[str, Meta(max_length=128), Header("Idempotency-Key")] = ""
+    payment: PaymentMethod = PaymentMethod.WALLET
 
 
 class PlacedOrder(Message):
-    """An accepted order: stock and money are taken, durably. Amounts are in minor units."""
+    """An accepted order: stock and money are taken, durably; paid externally, stock is held and `state` says that a
+    payment is awaited. Amounts are in minor units."""
 
     order_id: str
     state: OrderState
     total_minor: int
     currency: str
+    pay_url: str = ""
+    """Where the customer pays. Empty when the provider could not be asked yet: the order itself will have it."""
 
 
 class GetOrder(Message):
@@ -86,6 +114,10 @@ class Order(Message):
     created_us: int
     updated_us: int
     refusal: str = ""
+    """Why it was refused, cancelled, or is refunded."""
+    payment: PaymentMethod = PaymentMethod.WALLET
+    pay_url: str = ""
+    """Where the customer pays, while a payment is awaited."""
 
 
 class ListOrders(Message):
@@ -110,8 +142,27 @@ class CancelOrder(Message):
     user_id: Subject = ""
 
 
+class ReturnOrder(Message):
+    """Which order came back from the customer. Stock and money go back."""
+
+    order_id: OrderId
+
+
+class Webhook(Message):
+    """What the payment provider tells, as it came."""
+
+    signature: Annotated[str, Meta(max_length=512), Header("Webhook-Signature")] = ""
+    body: Annotated[RawBody, Meta(max_length=65_536)]
+
+
+class WebhookHeard(Message):
+    """What became of it: `done`, or `nothing_new`, for a repeat and for what we do not need to know."""
+
+    outcome: str
+
+
 class FollowOrders(Message):
-    """What happened after event number `after`; waits up to `wait_ms` for something to happen."""
+    """What happened after position `after`; waits up to `wait_ms` for something to happen."""
 
     after: int = 0
     limit: Annotated[int, Meta(ge=1, le=5000)] = 1000
@@ -130,6 +181,8 @@ class OrderEvents(Message):
     """Events in rising order of `seq`."""
 
     items: list[OrderEvent]
+    position: int
+    """What has been looked through so far: `after` of the next question."""
 
 
 class Advance(Message):

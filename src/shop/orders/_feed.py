@@ -1,51 +1,69 @@
-"""The feed of order events: read after a position, wait when there is nothing new."""
+"""The feed of orders, for whoever follows them: the history of their machine, as far as it concerns others."""
 
 from __future__ import annotations
 
 import asyncio
+import collections
 
-from dougong.store import Store, Tx
-from shop.orders import _ledger as ledger
-from shop.orders._contract import OrderEvent
+from dougong.clock import Clock
+from dougong.errors import Error
+from dougong.telemetry import get_logger
+from shop.orders._contract import OrderEvent, OrderEvents, OrderState
+from shop.orders._machine import OrderMachine
+from shop.orders._settings import OrdersSettings
 
 __all__ = ["Feed"]
 
-# Another process on the same database may write events too, and wakes nobody here.
-_LOOK_AGAIN_S = 0.25
+# What others do something about; the rest they brought about themselves, or it is our own business.
+_NEWS = (OrderState.CONFIRMED, OrderState.CANCELLED, OrderState.TRACING, OrderState.LOST)
+_MARKS_MAX = 10_000
+_FORGET_EVERY_S = 1.0
+
+log = get_logger(__name__)
 
 
 class Feed:
-    """Hands out events and forgets what its follower has stored."""
+    """Hands out events, and forgets what its follower has stored some time ago.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._news = asyncio.Event()
-        self._forgotten = 0
+    The history is kept a little longer than the follower needs it, because with a transition its event id is forgotten.
+    """
+
+    def __init__(self, orders: OrderMachine, clock: Clock, settings: OrdersSettings) -> None:
+        self._history = orders.history
+        self._clock = clock
+        self._keep_s = settings.history_s
+        self._stored: collections.deque[tuple[float, int]] = collections.deque(maxlen=_MARKS_MAX)
+        """(when the follower said so, up to where it has stored)"""
+        self._said = 0
 
     def wake(self) -> None:
         """There may be news."""
-        self._news.set()
+        self._history.wake()
 
-    async def after(self, after: int, limit: int, wait_s: float) -> list[OrderEvent]:
-        """Events above `after`, at most `limit`; waits up to `wait_s` for the first."""
-        if after > self._forgotten:
-            await self._forget(after)
-        give_up = asyncio.get_running_loop().time() + wait_s
+    async def after(self, after: int, limit: int, wait_s: float) -> OrderEvents:
+        """Events above `after`, at most `limit`; waits up to `wait_s` for something to happen."""
+        if after > self._said:
+            self._said = after
+            self._stored.append((self._clock.monotonic(), after))
+        page = await self._history.after(after, limit, wait_s=wait_s, targets=_NEWS)
+        return OrderEvents(
+            items=[OrderEvent(seq=t.seq, order_id=t.instance, state=OrderState(t.target)) for t in page.items],
+            position=page.position,
+        )
+
+    async def forget(self) -> None:
+        """Drop what the follower has stored some time ago."""
+        up_to, now = 0, self._clock.monotonic()
+        while self._stored and self._stored[0][0] <= now - self._keep_s:
+            _, up_to = self._stored.popleft()
+        if up_to:
+            await self._history.forget(up_to=up_to)
+
+    async def keep_forgetting(self) -> None:
+        """For ever. Beside the follower's calls, not in them: it must not wait for this."""
         while True:
-            self._news.clear()
-            events = await self._store.read(lambda tx: ledger.events_after(tx, after, limit))
-            left_s = give_up - asyncio.get_running_loop().time()
-            if events or left_s <= 0:
-                return events
+            await asyncio.sleep(_FORGET_EVERY_S)
             try:
-                async with asyncio.timeout(min(left_s, _LOOK_AGAIN_S)):
-                    await self._news.wait()
-            except TimeoutError:
-                pass
-
-    async def _forget(self, up_to: int) -> None:
-        async def unit(tx: Tx) -> None:
-            await ledger.forget_events(tx, up_to)
-
-        await self._store.write(unit)
-        self._forgotten = up_to
+                await self.forget()
+            except Error as error:
+                log.warning("the history of orders is forgotten later", error=str(error))

@@ -1,8 +1,4 @@
-"""Orders in the database: every statement about them stands here.
-
-An order is written `placing`, and moves by compare-and-set only, so that a racing cancel, a late fulfilment report and
-a recovery after a crash find exactly one winner. A change that others follow writes its event in the same transaction.
-"""
+"""Orders in the database: every statement about them stands here, but for those that move one: see `_machine`."""
 
 from __future__ import annotations
 
@@ -11,39 +7,44 @@ from typing import cast
 
 import msgspec
 
-from dougong.store import Row, Tx, Value
+from dougong.store import Row, Tx
 from dougong.tcc import Decision
-from shop.orders._contract import Line, Order, OrderEvent, OrderState
+from shop.orders._contract import Line, Order, OrderState, PaymentMethod
 
 __all__ = [
     "FAULT",
     "FAULTS",
+    "AtWork",
     "NewOrder",
-    "advance",
-    "events_after",
+    "Payment",
+    "at_work",
     "find",
+    "find_any",
     "find_by_key",
-    "forget_events",
     "insert",
+    "insert_payments",
     "latest",
     "list_before",
+    "note_intent",
+    "note_reason",
+    "note_refusals",
+    "payment",
     "place_id",
     "reversal_id",
-    "settle",
-    "start_cancelling",
+    "reversed_orders",
+    "start_reversal",
     "states",
     "to_order",
 ]
 
-_COLUMNS = "id, user_id, state, total_minor, currency, lines, created_us, updated_us, refusal_code, refusal"
+_COLUMNS = (
+    "id, user_id, state, total_minor, currency, lines, created_us, updated_us, refusal_code, refusal, payment, "
+    "CASE WHEN state = 'awaiting_payment' THEN (SELECT pay_url FROM payments WHERE order_id = orders.id) END"
+)
 _SELECT = "SELECT " + _COLUMNS + " FROM orders "  # noqa: S608 (a constant)
 
-# What fulfilment may report, and the states it may find; anything else is late or repeated and changes nothing.
-_BEFORE = {
-    OrderState.PICKING: (OrderState.CONFIRMED,),
-    OrderState.SHIPPED: (OrderState.CONFIRMED, OrderState.PICKING),
-    OrderState.DELIVERED: (OrderState.CONFIRMED, OrderState.PICKING, OrderState.SHIPPED),
-}
+_STRETCH_BITS = 16
+"""The index of customers' orders has a stretch of its own for every 65,536 ids: see its migration."""
 
 FAULTS = frozenset({"internal", "participant_failed", "bad_reply", "bad_batch"})
 """Refusal codes that are no answer of a participant's but its failure. The logs have the reason, customers do not."""
@@ -61,7 +62,29 @@ class NewOrder(msgspec.Struct, frozen=True, gc=False):
     total_minor: int
     currency: str
     lines: str
+    stock: list[tuple[str, int]]
+    """SKUs and quantities, as inventory is asked for them."""
     key: str | None
+    payment: PaymentMethod = PaymentMethod.WALLET
+
+
+class Payment(msgspec.Struct, frozen=True, gc=False):
+    """A payment at the provider."""
+
+    order_id: int
+    state: str
+    amount_minor: int
+    currency: str
+    intent: str
+    pay_url: str
+
+
+class AtWork(msgspec.Struct, frozen=True, gc=False):
+    """Something the desk is to bring to an end: worked on once per version."""
+
+    id: int
+    state: str
+    version: int
 
 
 def place_id(number: int) -> int:
@@ -78,75 +101,84 @@ async def insert(tx: Tx, orders: Sequence[NewOrder], now_us: int) -> None:
     """Write new orders, not yet decided."""
     await tx.execute_many(
         "INSERT INTO orders (id, user_id, state, total_minor, currency, lines, idempotency_key, created_us, "
-        "updated_us) VALUES (?, ?, 'placing', ?, ?, ?, ?, ?, ?)",
-        [(o.id, o.user_id, o.total_minor, o.currency, o.lines, o.key, now_us, now_us) for o in orders],
+        "updated_us, payment) VALUES (?, ?, 'placing', ?, ?, ?, ?, ?, ?, ?)",
+        [(o.id, o.user_id, o.total_minor, o.currency, o.lines, o.key, now_us, now_us, o.payment) for o in orders],
     )
 
 
-async def settle(tx: Tx, decisions: Sequence[Decision], now_us: int) -> None:
-    """Write what transactions were decided to: of orders, and of reversals.
+async def note_refusals(tx: Tx, refused: Sequence[Decision]) -> None:
+    """Say why orders end like this, to their customers and to repeats of their requests.
 
     An order refused because somebody could not be asked loses its idempotency key: the answer said to send it again,
     and sent again it must be tried again.
     """
-    confirmed = [(now_us, d.transaction) for d in decisions if d.accepted and not d.transaction & 1]
-    if confirmed:
-        await tx.execute_many(
-            "UPDATE orders SET state = 'confirmed', updated_us = ? WHERE id = ? AND state = 'placing'", confirmed
-        )
-        await _record(tx, [order_id for _, order_id in confirmed], OrderState.CONFIRMED)
-    refused = [
-        (d.code, d.message, now_us, d.code, d.transaction)
-        for d in decisions
-        if not d.accepted and not d.transaction & 1
-    ]
-    if refused:
-        await tx.execute_many(
-            "UPDATE orders SET state = 'refused', refusal_code = ?, refusal = ?, updated_us = ?, "
-            "idempotency_key = CASE WHEN ? <> 'unavailable' THEN idempotency_key END "
-            "WHERE id = ? AND state = 'placing'",
-            refused,
-        )
-    reversals = {d.transaction: d.accepted for d in decisions if d.transaction & 1}
-    if reversals:
-        await _settle_reversals(tx, reversals, now_us)
-
-
-async def _settle_reversals(tx: Tx, accepted: dict[int, bool], now_us: int) -> None:
-    """Reversal → whether it was accepted. After a no the order stands as before, and may be cancelled again."""
-    rows = await tx.fetch_all(
-        "SELECT id, order_id FROM reversals WHERE id IN (SELECT value FROM json_each(?))",
-        (_encode(list(accepted)).decode(),),
-    )
-    orders = {cast(int, order_id): accepted[cast(int, reversal)] for reversal, order_id in rows}
     await tx.execute_many(
-        "UPDATE orders SET state = ?, updated_us = ? WHERE id = ? AND state = 'cancelling'",
-        [("cancelled" if done else "confirmed", now_us, order_id) for order_id, done in orders.items()],
+        "UPDATE orders SET refusal_code = ?, refusal = ?, "
+        "idempotency_key = CASE WHEN ? <> 'unavailable' THEN idempotency_key END WHERE id = ?",
+        [(d.code, d.message, d.code, d.transaction) for d in refused],
     )
-    await _record(tx, [order_id for order_id, done in orders.items() if done], OrderState.CANCELLED)
 
 
-async def start_cancelling(tx: Tx, order_id: int, reversal: int, now_us: int) -> bool:
-    """Take the order for a cancellation by a transaction; False when it is past that, or another one has it."""
-    taken = await tx.execute(
-        "UPDATE orders SET state = 'cancelling', updated_us = ? WHERE id = ? AND state IN ('confirmed', 'picking')",
-        (now_us, order_id),
+async def note_reason(tx: Tx, order_id: int, code: str, reason: str) -> None:
+    """Say why an order ends as it does, after it was accepted."""
+    await tx.execute("UPDATE orders SET refusal_code = ?, refusal = ? WHERE id = ?", (code, reason, order_id))
+
+
+async def start_reversal(tx: Tx, order_id: int, reversal: int) -> None:
+    """Note the transaction that gives an order back. `Conflict` (`unique_violated`) while another one is undecided."""
+    await tx.execute("INSERT INTO reversals (id, order_id, undecided) VALUES (?, ?, 1)", (reversal, order_id))
+
+
+async def reversed_orders(tx: Tx, decisions: Sequence[Decision]) -> list[int]:
+    """Orders whose reversals were accepted, of those just decided. After a no another one follows."""
+    accepted = {d.transaction: d.accepted for d in decisions}
+    ids = _encode(list(accepted)).decode()
+    rows = await tx.fetch_all("SELECT id, order_id FROM reversals WHERE id IN (SELECT value FROM json_each(?))", (ids,))
+    await tx.execute(
+        "UPDATE reversals SET undecided = 0 WHERE id IN (SELECT value FROM json_each(?))",
+        (ids,),
     )
-    if taken:
-        await tx.execute("INSERT INTO reversals (id, order_id) VALUES (?, ?)", (reversal, order_id))
-    return bool(taken)
+    return [cast(int, order_id) for id_, order_id in rows if accepted[cast(int, id_)]]
 
 
-async def advance(tx: Tx, reports: Sequence[tuple[int, OrderState]], now_us: int) -> None:
-    """Move orders on as fulfilment reports."""
-    for state, before in _BEFORE.items():
-        ids = [order_id for order_id, reported in reports if reported is state]
-        if ids:
-            allowed = ", ".join(f"'{b.value}'" for b in before)  # our own constants, never input
-            await tx.execute_many(
-                f"UPDATE orders SET state = ?, updated_us = ? WHERE id = ? AND state IN ({allowed})",  # noqa: S608
-                [(state.value, now_us, order_id) for order_id in ids],
-            )
+async def insert_payments(tx: Tx, ids: Sequence[int], initial: tuple[str, int, int, int | None]) -> None:
+    """Payments wanted for orders, at their price; `initial` is what the payments' machine says."""
+    await tx.execute_many(
+        "INSERT INTO payments (order_id, state, state_version, definition, due_us, amount_minor, currency) "
+        "SELECT id, ?, ?, ?, ?, total_minor, currency FROM orders WHERE id = ?",
+        [(*initial, order_id) for order_id in ids],
+    )
+
+
+async def note_intent(tx: Tx, order_id: int, intent: str, pay_url: str) -> None:
+    """What the provider calls a payment, and where it is paid."""
+    await tx.execute(
+        "UPDATE payments SET intent = ?, pay_url = coalesce(nullif(?, ''), pay_url) WHERE order_id = ?",
+        (intent, pay_url, order_id),
+    )
+
+
+async def payment(tx: Tx, order_id: int) -> Payment | None:
+    """The payment of an order."""
+    row = await tx.fetch_one(
+        "SELECT order_id, state, amount_minor, currency, coalesce(intent, ''), coalesce(pay_url, '') FROM payments "
+        "WHERE order_id = ?",
+        (order_id,),
+    )
+    return Payment(*row) if row is not None else None  # type: ignore[arg-type]
+
+
+async def at_work(tx: Tx, table: str, key: str, states: Sequence[str], limit: int) -> list[AtWork]:
+    """Rows in states that the desk brings to an end, those that came there last first."""
+    found: list[AtWork] = []
+    for state in states:
+        rows = await tx.fetch_all(
+            f"SELECT {key}, state, state_version FROM {table} "  # noqa: S608 (our own constants)
+            "WHERE state = ? AND due_us IS NOT NULL ORDER BY due_us DESC LIMIT ?",
+            (state, limit),
+        )
+        found += [AtWork(*row) for row in rows]  # type: ignore[arg-type]
+    return found
 
 
 async def states(tx: Tx, ids: Sequence[int]) -> dict[int, OrderState]:
@@ -162,6 +194,11 @@ async def find(tx: Tx, order_id: int, user_id: int) -> Row | None:
     return await tx.fetch_one(_SELECT + "WHERE id = ? AND user_id = ?", (order_id, user_id))
 
 
+async def find_any(tx: Tx, order_id: int) -> Row | None:
+    """One order, whosever it is."""
+    return await tx.fetch_one(_SELECT + "WHERE id = ?", (order_id,))
+
+
 async def find_by_key(tx: Tx, keys: Sequence[tuple[int, str]]) -> dict[tuple[int, str], Row]:
     """Orders that were placed under idempotency keys, by (user, key)."""
     found: dict[tuple[int, str], Row] = {}
@@ -173,11 +210,20 @@ async def find_by_key(tx: Tx, keys: Sequence[tuple[int, str]]) -> dict[tuple[int
 
 
 async def list_before(tx: Tx, user_id: int, before: int, limit: int) -> list[Row]:
-    """A page of a user's orders, newest first."""
-    return await tx.fetch_all(
-        _SELECT + "WHERE user_id = ? AND id < ? AND state <> 'placing' ORDER BY id DESC LIMIT ?",
-        (user_id, before, limit),
-    )
+    """A page of a user's orders, newest first; by stretches of ids, as they are indexed."""
+    found: list[Row] = []
+    while len(found) < limit:
+        last = await tx.fetch_one("SELECT max(id) FROM orders WHERE id < ?", (before,))
+        if last is None or last[0] is None:
+            break
+        stretch = cast(int, last[0]) >> _STRETCH_BITS
+        found += await tx.fetch_all(
+            f"{_SELECT}WHERE id >> {_STRETCH_BITS} = ? AND user_id = ? AND id < ? AND state <> 'placing' "
+            "ORDER BY id DESC LIMIT ?",
+            (stretch, user_id, before, limit - len(found)),
+        )
+        before = stretch << _STRETCH_BITS
+    return found
 
 
 async def latest(tx: Tx) -> list[Row]:
@@ -185,27 +231,9 @@ async def latest(tx: Tx) -> list[Row]:
     return await tx.fetch_all(_SELECT + "WHERE state <> 'placing' ORDER BY id DESC LIMIT 10")
 
 
-async def events_after(tx: Tx, after: int, limit: int) -> list[OrderEvent]:
-    """Events with numbers above `after`, in order."""
-    rows = await tx.fetch_all(
-        "SELECT seq, order_id, state FROM order_events WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
-    )
-    return [OrderEvent(seq=seq, order_id=order_id, state=OrderState(state)) for seq, order_id, state in rows]  # type: ignore[arg-type]
-
-
-async def forget_events(tx: Tx, up_to: int) -> None:
-    """Remove events that their follower has stored."""
-    await tx.execute("DELETE FROM order_events WHERE seq <= ?", (up_to,))
-
-
-async def _record(tx: Tx, ids: Sequence[int], state: OrderState) -> None:
-    rows: list[Sequence[Value]] = [(order_id, state.value) for order_id in ids]
-    await tx.execute_many("INSERT INTO order_events (order_id, state) VALUES (?, ?)", rows)
-
-
 def to_order(row: Row) -> Order:
     """The wire form of a row."""
-    order_id, user_id, state, total_minor, currency, lines, created_us, updated_us, code, refusal = row
+    order_id, user_id, state, total_minor, currency, lines, created_us, updated_us, code, refusal, payment, url = row
     return Order(
         order_id=str(order_id),
         user_id=str(user_id),
@@ -216,4 +244,6 @@ def to_order(row: Row) -> Order:
         created_us=created_us,  # type: ignore[arg-type]
         updated_us=updated_us,  # type: ignore[arg-type]
         refusal=FAULT if code in FAULTS else refusal or "",  # type: ignore[arg-type]
+        payment=PaymentMethod(payment),  # type: ignore[arg-type]
+        pay_url=url or "",  # type: ignore[arg-type]
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
@@ -11,8 +11,10 @@ from dougong.clock import Clock
 from dougong.contract import Service, batched, rpc
 from dougong.errors import Conflict, Error, Internal, Invalid, NotFound, Unavailable
 from dougong.rpc import remaining_s
+from dougong.statemachine import Fire
 from dougong.store import IdBlocks, Row, Store, Tx
 from dougong.tcc import Coordinator, NewTransaction, Outcome, TransactionState
+from dougong.telemetry import get_logger
 from shop.inventory import Reserve, StockHolds
 from shop.orders import _ledger as ledger
 from shop.orders._contract import (
@@ -26,29 +28,55 @@ from shop.orders._contract import (
     OrderEvents,
     OrderPage,
     OrderState,
+    PaymentMethod,
     PlacedOrder,
     PlaceOrder,
+    ReturnOrder,
 )
+from shop.orders._desk import Desk
 from shop.orders._feed import Feed
+from shop.orders._moves import Moves
 from shop.orders._prices import Price, Prices
+from shop.orders._settings import OrdersSettings
+from shop.orders._till import Till
+from shop.orders._undoing import NOT_SETTLED, Undoing
 from shop.users import Charge, WalletHolds
 
 __all__ = ["Orders"]
 
-_NOT_SETTLED = (TransactionState.TRYING, TransactionState.CONFIRMING, TransactionState.PARKED_CONFIRMING)
-
 _PATIENCE_S = 1.0
 """How long a batch waits for what other requests with its keys are doing: its other orders wait with it."""
 _KEY_RACES_MAX = 10
+_ANSWER_S = 0.5
+"""Kept of a call's time to answer in, whatever the payment provider does."""
+
+_Outcomes = list[PlacedOrder | Error | None]
+_Placing = Callable[[Sequence[ledger.NewOrder]], Awaitable[list[PlacedOrder | Error]]]
+
+_CANCELLED = (OrderState.CANCELLING, OrderState.CANCELLED, OrderState.REFUNDING, OrderState.REFUNDED)
+_NOT_CANCELLED = ("returned", "lost")
+"""Other reasons why money goes back."""
 
 _encode = msgspec.json.encode
+log = get_logger(__name__)
 
 
 class Orders(Service, package="shop.v1"):
     """Orders: stock and money are taken together or not at all, and an accepted order survives any crash."""
 
     def __init__(
-        self, store: Store, clock: Clock, ids: IdBlocks, transactions: Coordinator, prices: Prices, feed: Feed
+        self,
+        store: Store,
+        clock: Clock,
+        ids: IdBlocks,
+        transactions: Coordinator,
+        prices: Prices,
+        feed: Feed,
+        moves: Moves,
+        till: Till,
+        undoing: Undoing,
+        desk: Desk,
+        settings: OrdersSettings,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -56,31 +84,47 @@ class Orders(Service, package="shop.v1"):
         self._transactions = transactions
         self._prices = prices
         self._feed = feed
+        self._moves = moves
+        self._till = till
+        self._undoing = undoing
+        self._desk = desk
+        self._settings = settings
         self._keys: dict[tuple[int, str], asyncio.Future[None]] = {}
         """Idempotency keys being placed by this process right now."""
 
     @batched(http="POST /v1/orders", max_batch=1000, timeout_s=5.0, on_behalf=("partner",))
     async def place(self, requests: Sequence[PlaceOrder]) -> Sequence[PlacedOrder | Error]:
-        """Take stock and money for an order. The answer comes when both are taken durably, or says why not."""
-        outcomes: list[PlacedOrder | Error | None] = [None] * len(requests)
+        """Take stock and money for an order. The answer comes when both are taken durably, or says why not.
+
+        Paid externally, the answer comes when the stock is held, and names the place to pay; the hold ends after 30
+        minutes.
+        """
+        outcomes: _Outcomes = [None] * len(requests)
         prices = await self._prices.get_many({line.sku for request in requests for line in request.lines})
         fresh: dict[int, ledger.NewOrder] = {}
+        unpaid: dict[int, ledger.NewOrder] = {}
         repeats: list[int] = []
         mine: dict[tuple[int, str], asyncio.Future[None]] = {}
         numbers = await self._ids.take(len(requests))
         for i, (request, number) in enumerate(zip(requests, numbers, strict=True)):
             order = _price(request, prices, ledger.place_id(number))
+            if not isinstance(order, Error) and request.payment is PaymentMethod.EXTERNAL:
+                order = self._externally(order)
             if isinstance(order, Error):
                 outcomes[i] = order
-            elif order.key is None:
-                fresh[i] = order
+                continue
+            new = fresh if order.payment is PaymentMethod.WALLET else unpaid
+            if order.key is None:
+                new[i] = order
             elif (place := (order.user_id, order.key)) in self._keys:
                 repeats.append(i)
             else:
                 mine[place] = self._keys[place] = asyncio.get_running_loop().create_future()
-                fresh[i] = order
+                new[i] = order
         try:
-            await self._place_fresh(fresh, repeats, outcomes)
+            await self._place_fresh(fresh, repeats, outcomes, self._place)
+            if unpaid:
+                await self._place_fresh(unpaid, repeats, outcomes, self._hold)
         finally:
             for place, done in mine.items():
                 del self._keys[place]
@@ -107,47 +151,55 @@ class Orders(Service, package="shop.v1"):
     @rpc(http="POST /v1/orders/{order_id}/cancel", timeout_s=5.0)
     async def cancel_order(self, request: CancelOrder) -> Order:
         """Cancel an order that has not shipped. Its stock and money go back, whatever happens after this answer."""
-        order = await self._unless_cancelling(request)
-        if order.state is OrderState.CANCELLED:
+        order, reason = await self._unless_cancelling(request)
+        while order.state is OrderState.AWAITING_PAYMENT:
+            await self._transactions.cancel([int(order.order_id)], message="cancelled by the customer")
+            order, reason = await self._unless_cancelling(request)  # which may have been paid in this moment
+        if order.state in _CANCELLED and reason not in _NOT_CANCELLED:
+            self._desk.wake()
             return order
-        order_id = int(order.order_id)
-        await self._settled(order_id)
-        (number,) = await self._ids.take()
-        reversal = ledger.reversal_id(number)
-
-        async def begin(tx: Tx) -> None:
-            if not await ledger.start_cancelling(tx, order_id, reversal, self._clock.now_us()):
-                raise Conflict(
-                    f"order {order.order_id} is {order.state} and can no longer be cancelled",
-                    code="order_not_cancellable",
-                    state=order.state.value,
-                )
-
-        branches = {
-            StockHolds.service: Reserve(lines=[(line.sku, -line.quantity) for line in order.lines]),
-            WalletHolds.service: Charge(
-                user_id=int(order.user_id), amount_minor=-order.total_minor, currency=order.currency
-            ),
-        }
-        (outcome,) = await self._transactions.run([NewTransaction(reversal, branches)], begin=begin)
-        if not outcome.accepted:
-            raise _refusal(order.order_id, outcome.code, outcome.message)
-        self._feed.wake()
+        await self._settled(int(order.order_id))
+        await self._undoing.cancel(order)
+        self._desk.wake()
         return await self.get_order(GetOrder(order_id=request.order_id, user_id=request.user_id))
+
+    @rpc(http="POST /v1/orders/{order_id}/return", roles=("operator",))
+    async def return_order(self, request: ReturnOrder) -> Order:
+        """The customer has brought a delivered order back. Stock and money go back."""
+        order_id = int(request.order_id)
+
+        async def unit(tx: Tx) -> Row | None:
+            (outcome,) = await self._moves.orders.fire(tx, [Fire(order_id, "return")])
+            if not isinstance(outcome, Error):
+                await ledger.note_reason(tx, order_id, "returned", "returned by the customer")
+            return await ledger.find_any(tx, order_id)
+
+        row = await self._store.write(unit)
+        if row is None or row[2] == OrderState.PLACING.value:
+            raise NotFound(f"there is no order {order_id}", code="unknown_order", order_id=request.order_id)
+        order = ledger.to_order(row)
+        if row[8] != "returned":
+            raise Conflict(
+                f"order {order_id} is {order.state}; only what was delivered comes back",
+                code="order_not_returnable",
+                state=order.state.value,
+            )
+        self._feed.wake()
+        self._desk.wake()
+        return order
 
     @rpc(internal=True, timeout_s=35.0)
     async def follow(self, request: FollowOrders) -> OrderEvents:
         """What became of orders, for a follower that stores `after` with its own effects. Numbers at or below `after`
         are forgotten."""
-        return OrderEvents(items=await self._feed.after(request.after, request.limit, request.wait_ms / 1000))
+        return await self._feed.after(request.after, request.limit, request.wait_ms / 1000)
 
     @batched(internal=True, idempotent=True, max_batch=5000, timeout_s=10.0)
     async def advance(self, requests: Sequence[Advance]) -> Sequence[Advanced | Error]:
         """Fulfilment's reports; late and repeated ones change nothing."""
 
         async def unit(tx: Tx) -> dict[int, OrderState]:
-            await ledger.advance(tx, [(r.order_id, r.state) for r in requests], self._clock.now_us())
-            return await ledger.states(tx, [r.order_id for r in requests])
+            return await self._moves.advance(tx, [(r.order_id, r.state) for r in requests])
 
         states = await self._store.write(unit)
         return [
@@ -157,8 +209,14 @@ class Orders(Service, package="shop.v1"):
             for r in requests
         ]
 
+    def _externally(self, order: ledger.NewOrder) -> ledger.NewOrder | Error:
+        """The order as one that is paid at the provider."""
+        if not self._settings.provider_url:
+            return Invalid("this shop takes no external payments; pay from the wallet", code="no_payment_provider")
+        return msgspec.structs.replace(order, payment=PaymentMethod.EXTERNAL)
+
     async def _place_fresh(
-        self, fresh: dict[int, ledger.NewOrder], repeats: list[int], outcomes: list[PlacedOrder | Error | None]
+        self, fresh: dict[int, ledger.NewOrder], repeats: list[int], outcomes: _Outcomes, place: _Placing
     ) -> None:
         """Place what is new; what turns out to be a repeat goes there."""
         keyed = any(order.key is not None for order in fresh.values())
@@ -168,7 +226,7 @@ class Orders(Service, package="shop.v1"):
                     del fresh[i]
                     repeats.append(i)
             try:
-                placed = await self._place(list(fresh.values()))
+                placed = await place(list(fresh.values()))
             except Conflict as conflict:
                 if not keyed or conflict.code != "unique_violated":
                     raise
@@ -189,7 +247,7 @@ class Orders(Service, package="shop.v1"):
             NewTransaction(
                 order.id,
                 {
-                    StockHolds.service: Reserve(lines=_reserved(order)),
+                    StockHolds.service: Reserve(lines=order.stock),
                     WalletHolds.service: Charge(
                         user_id=order.user_id, amount_minor=order.total_minor, currency=order.currency
                     ),
@@ -204,6 +262,32 @@ class Orders(Service, package="shop.v1"):
         outcomes = await self._transactions.run(transactions, begin=begin)
         self._feed.wake()
         return [_placed(order, outcome) for order, outcome in zip(orders, outcomes, strict=True)]
+
+    async def _hold(self, orders: Sequence[ledger.NewOrder]) -> list[PlacedOrder | Error]:
+        """Hold the stock of orders, and ask the provider where they are paid."""
+        if not orders:
+            return []
+        transactions = [NewTransaction(order.id, {StockHolds.service: Reserve(lines=order.stock)}) for order in orders]
+
+        async def begin(tx: Tx) -> None:
+            await ledger.insert(tx, orders, self._clock.now_us())
+
+        outcomes = await self._transactions.hold(transactions, expires_s=self._settings.pay_within_s, begin=begin)
+        self._feed.wake()
+        held = [order.id for order, outcome in zip(orders, outcomes, strict=True) if outcome.accepted]
+        pay_urls = dict(zip(held, await asyncio.gather(*map(self._pay_url, held)), strict=True))
+        return [
+            _placed(order, outcome, pay_urls.get(order.id)) for order, outcome in zip(orders, outcomes, strict=True)
+        ]
+
+    async def _pay_url(self, order_id: int) -> str:
+        """Where an order is paid; empty when the provider does not say in time: then the desk goes on asking."""
+        try:
+            async with asyncio.timeout(max(0.0, (remaining_s() or 0.0) - _ANSWER_S)):
+                return await self._till.open(order_id)
+        except (Error, TimeoutError) as error:
+            log.warning("the payment provider will be asked again", order_id=order_id, error=str(error))
+            return ""
 
     async def _already_placed(self, fresh: dict[int, ledger.NewOrder]) -> list[int]:
         """Which of these carry a key that was used before."""
@@ -229,7 +313,7 @@ class Orders(Service, package="shop.v1"):
                     retry_after_s=0.1,
                 )
             order = ledger.to_order(row)
-            if list(order.lines) != list(request.lines):
+            if (list(order.lines), order.payment) != (list(request.lines), request.payment):
                 return Conflict(
                     f"idempotency key {request.idempotency_key!r} was used for a different order ({order.order_id}); "
                     f"use a new key for a new order",
@@ -242,21 +326,18 @@ class Orders(Service, package="shop.v1"):
                 return _still_placing()
             await asyncio.sleep(0.05)  # another process, or recovery after a crash, is deciding it
 
-    async def _unless_cancelling(self, request: CancelOrder) -> Order:
-        """The order, once no other cancellation has it."""
+    async def _unless_cancelling(self, request: CancelOrder) -> tuple[Order, str]:
+        """The order, once no other cancellation has it, or as it is when that takes too long; and why it ended so."""
         while True:
-            order = ledger.to_order(await self._find(request.order_id, request.user_id))
-            if order.state is not OrderState.CANCELLING:
-                return order
-            if (remaining_s() or 0.0) <= 0.1:
-                raise Unavailable(
-                    f"order {order.order_id} is being cancelled; ask again", code="settling", retry_after_s=1.0
-                )
+            row = await self._find(request.order_id, request.user_id)
+            order = ledger.to_order(row)
+            if order.state is not OrderState.CANCELLING or (remaining_s() or 0.0) <= _ANSWER_S:
+                return order, str(row[8] or "")
             await asyncio.sleep(0.02)
 
     async def _settled(self, order_id: int) -> None:
         """Wait until the order's stock and money have been taken for good, so that there is something to give back."""
-        while (state := await self._transactions.state(order_id)) in _NOT_SETTLED:
+        while (state := await self._transactions.state(order_id)) in NOT_SETTLED:
             if state is TransactionState.PARKED_CONFIRMING:
                 raise Unavailable(
                     f"order {order_id} waits for an operator, and can be cancelled when that is done",
@@ -294,7 +375,8 @@ def _price(request: PlaceOrder, prices: dict[str, Price | Error], order_id: int)
     except Error as error:
         return error
     lines = _encode(request.lines).decode()
-    return ledger.NewOrder(order_id, user_id, total_minor, currency, lines, request.idempotency_key or None)
+    stock = [(line.sku, line.quantity) for line in request.lines]
+    return ledger.NewOrder(order_id, user_id, total_minor, currency, lines, stock, request.idempotency_key or None)
 
 
 def _number(user_id: str) -> int:
@@ -303,30 +385,28 @@ def _number(user_id: str) -> int:
     return int(user_id)
 
 
-def _reserved(order: ledger.NewOrder) -> list[tuple[str, int]]:
-    return [(line["sku"], line["quantity"]) for line in msgspec.json.decode(order.lines)]
-
-
-def _placed(order: ledger.NewOrder, outcome: Outcome) -> PlacedOrder | Error:
+def _placed(order: ledger.NewOrder, outcome: Outcome, pay_url: str | None = None) -> PlacedOrder | Error:
     if outcome.accepted:
         return PlacedOrder(
             order_id=str(order.id),
-            state=OrderState.CONFIRMED,
+            state=OrderState.AWAITING_PAYMENT if outcome.held else OrderState.CONFIRMED,
             total_minor=order.total_minor,
             currency=order.currency,
+            pay_url=pay_url or "",
         )
     return _refusal(str(order.id), outcome.code, outcome.message)
 
 
 def _answer(order: Order, row: Row) -> PlacedOrder | Error:
-    """What the first request was told, from what is stored."""
+    """What the first request was told, from what is stored; of an external payment, how it stands."""
     if order.state is OrderState.REFUSED:
         return _refusal(order.order_id, str(row[8]), order.refusal)
     return PlacedOrder(
         order_id=order.order_id,
-        state=OrderState.CONFIRMED,
+        state=OrderState.CONFIRMED if order.payment is PaymentMethod.WALLET else order.state,
         total_minor=order.total_minor,
         currency=order.currency,
+        pay_url=order.pay_url,
     )
 
 

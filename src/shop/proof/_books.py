@@ -13,7 +13,7 @@ import bisect
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -21,15 +21,15 @@ import msgspec
 
 from dougong.errors import NotFound
 from dougong.evidence import Discrepancy, Journal
-from shop.orders import PlacedOrder, PlaceOrder
-from shop.proof._ledgers import LEDGERS, Finding
+from shop.orders import OrderState, PlacedOrder, PlaceOrder
+from shop.proof._ledgers import LEDGERS, Finding, Intent, provider_ledger
 
 __all__ = ["Before", "OrderJournal", "audit", "is_at_rest", "is_settled", "look_before"]
 
 OrderJournal = Journal[PlaceOrder, PlacedOrder]
 
-ACCEPTED = frozenset({"confirmed", "picking", "shipped", "delivered", "cancelling", "cancelled"})
-"""States that an order reaches only after its stock and money were taken."""
+ACCEPTED = frozenset(state.value for state in OrderState) - {"placing", "refused"}
+"""States that an order reaches only after its stock was taken, and its money taken or a payment awaited."""
 SHOWN_MAX = 20
 """Discrepancies listed per kind; the rest are counted."""
 _LOOK_AGAIN_S = 0.1
@@ -71,13 +71,12 @@ def is_settled(data: Path) -> bool:
 
 
 def is_at_rest(data: Path) -> bool:
-    """Whether no transaction is under way and every order is delivered. Cheap, however many orders there are."""
+    """Whether no transaction is under way and nothing is on its way to a customer or back. Cheap, however many orders
+    there are: whatever goes on by itself has a deadline."""
     with closing(_open(data)) as books:
-        books.execute("ATTACH ? AS fulfilment", (f"{(data.absolute() / 'fulfilment.db').as_uri()}?mode=ro",))
         (moving,) = books.execute(
-            "SELECT EXISTS (SELECT 1 FROM order_events "
-            "WHERE seq > (SELECT coalesce(max(seq), 0) FROM fulfilment.position)) "
-            "OR EXISTS (SELECT 1 FROM fulfilment.shipments WHERE due_us IS NOT NULL)"
+            "SELECT EXISTS (SELECT 1 FROM orders WHERE due_us IS NOT NULL) "
+            "OR EXISTS (SELECT 1 FROM payments WHERE due_us IS NOT NULL)"
         ).fetchone()
         return not moving and _unsettled(books) == 0
 
@@ -89,23 +88,24 @@ async def audit(
     before: Before = NOTHING_BEFORE,
     settle_s: float = 60.0,
     second_look_s: float = 1.0,
+    intents: Mapping[str, Sequence[Intent]] | None = None,
 ) -> list[Discrepancy]:
     """Everything that must not be; empty when the books agree.
 
     Waits up to `settle_s` for transactions under way, and `second_look_s` before a second look at what was found.
     `journal` are the outcomes a generator saw since `before`: what it saw acknowledged must be there, once, as asked
     for; what is there and was not acknowledged must be among what it never learnt the outcome of. Without a journal
-    only the databases are compared with each other.
+    only the databases are compared with each other. `intents` are the payment provider's books, by order id.
     """
     give_up = time.monotonic() + settle_s
     while not await asyncio.to_thread(is_settled, data):
         if time.monotonic() > give_up:
             break  # what is still under way shows as a discrepancy
         await asyncio.sleep(_LOOK_AGAIN_S)
-    found = await asyncio.to_thread(_compare, data, journal, before)
+    found = await asyncio.to_thread(_compare, data, journal, before, intents)
     if found:
         await asyncio.sleep(second_look_s)
-        found = await asyncio.to_thread(_compare, data, journal, before)
+        found = await asyncio.to_thread(_compare, data, journal, before, intents)
     return found
 
 
@@ -125,9 +125,13 @@ def _unsettled(books: sqlite3.Connection) -> int:
     return int(transactions)
 
 
-def _compare(data: Path, journal: OrderJournal | None, before: Before) -> list[Discrepancy]:
+def _compare(
+    data: Path, journal: OrderJournal | None, before: Before, intents: Mapping[str, Sequence[Intent]] | None
+) -> list[Discrepancy]:
     with closing(_open(data)) as books:
         found = [finding for ledger in LEDGERS for finding in ledger(books)]
+        if intents is not None:
+            found += provider_ledger(books, intents)
         if journal is not None:
             found += _journal(books, journal, before)
             found += _deposits(books, before)

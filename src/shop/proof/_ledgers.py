@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -17,28 +17,53 @@ from shop.inventory import StockHolds
 from shop.orders import Line
 from shop.users import WalletHolds
 
-__all__ = ["LEDGERS", "Finding"]
+__all__ = ["LEDGERS", "Finding", "Intent", "provider_ledger"]
 
 Finding = tuple[str, str]
 
 _CLOCK_SLACK_US = 60_000_000
 """Around the time before which finished transactions are forgotten: rows of one run are stamped milliseconds apart."""
 
+_KEPT = "'confirmed', 'picking', 'shipped', 'tracing', 'delivered', 'cancelling', 'returned', 'lost'"
+"""States in which the shop has the customer's money, and the customer, or whoever lost it, has the goods."""
+
+_PAYMENTS = {
+    "awaiting_payment": {"wanted", "open", "asking"},
+    "cancelled": {"declined", "voiding", "voided"},
+    "refunding": {"refunding"},
+    "refunded": {"refunded"},
+}
+"""Where the payment of an external order may stand. In all other states of an accepted order it is paid."""
+
 _decode_lines = msgspec.json.Decoder(list[Line]).decode
 
 
+class Intent(msgspec.Struct, frozen=True):
+    """A payment as the provider has it."""
+
+    id: str
+    status: str
+    amount_minor: int
+    refunded_minor: int
+
+
 def _stock(books: sqlite3.Connection) -> Iterator[Finding]:
+    held: Counter[str] = Counter()
+    for (lines,) in books.execute("SELECT lines FROM orders WHERE state = 'awaiting_payment'"):
+        for line in _decode_lines(lines):
+            held[line.sku] += line.quantity
     for sku, available, frozen, sold, total in books.execute(
-        "SELECT sku, available, frozen, sold, total FROM inventory.stock "
-        "WHERE available + frozen + sold <> total OR frozen <> 0 OR available < 0 OR frozen < 0 OR sold < 0"
+        "SELECT sku, available, frozen, sold, total FROM inventory.stock"
     ):
+        if available + frozen + sold == total and frozen == held[sku] and min(available, frozen, sold) >= 0:
+            continue
         counts = f"SKU {sku}: available {available:,}, frozen {frozen:,}, sold {sold:,}, total {total:,}"
         if available + frozen + sold != total:
             yield "stock_sum", f"{counts}: the three do not add up to total"
         if min(available, frozen, sold) < 0:
             yield "stock_negative", counts
-        if frozen:
-            yield "stock_frozen", f"{counts}: nothing is under way that could hold the frozen ones"
+        if frozen != held[sku]:
+            yield "stock_frozen", f"{counts}: orders that await their payment hold {held[sku]:,}"
 
 
 def _wallets(books: sqlite3.Connection) -> Iterator[Finding]:
@@ -59,12 +84,12 @@ def _sales(books: sqlite3.Connection) -> Iterator[Finding]:
     """What orders say was sold and paid, against what inventory and users say."""
     sold: Counter[str] = Counter()
     spent: Counter[int] = Counter()
-    for user_id, total_minor, lines in books.execute(
-        "SELECT user_id, total_minor, lines FROM orders "
-        "WHERE state IN ('confirmed', 'picking', 'shipped', 'delivered', 'cancelling')"
+    for user_id, total_minor, lines, paid_to_us in books.execute(
+        f"SELECT user_id, total_minor, lines, state IN ({_KEPT}) AND payment = 'wallet' FROM orders "  # noqa: S608
+        f"WHERE state IN ({_KEPT}) OR state IN ('refunding', 'refunded') AND refusal_code = 'lost'"
     ):
-        spent[user_id] += total_minor
-        for line in _decode_lines(lines):
+        spent[user_id] += total_minor if paid_to_us else 0
+        for line in _decode_lines(lines):  # of a lost parcel the goods stay sold, though its price went back
             sold[line.sku] += line.quantity
     for sku, booked in books.execute("SELECT sku, sold FROM inventory.stock"):
         ordered = sold.pop(sku, 0)
@@ -83,7 +108,7 @@ def _sales(books: sqlite3.Connection) -> Iterator[Finding]:
 def _transactions(books: sqlite3.Connection) -> Iterator[Finding]:
     """Every transaction over, every order with its transaction, and both saying the same."""
     for state, count in books.execute(
-        "SELECT state, count(*) FROM dougong_transactions WHERE state NOT IN (3, 5) GROUP BY state"
+        "SELECT state, count(*) FROM dougong_transactions WHERE state NOT IN (3, 5, 8) GROUP BY state"
     ):
         parked = state in {TransactionState.PARKED_CONFIRMING, TransactionState.PARKED_CANCELLING}
         kind = "transaction_parked" if parked else "transaction_unsettled"
@@ -95,9 +120,12 @@ def _transactions(books: sqlite3.Connection) -> Iterator[Finding]:
         LEFT JOIN orders o ON o.id = coalesce(r.order_id, t.id)
         WHERE CASE
             WHEN o.id IS NULL THEN 1
-            WHEN t.id & 1 THEN t.state = 3 AND o.state <> 'cancelled' -- after a refused one there may be another
-            WHEN t.state = 3 THEN o.state IN ('placing', 'refused')
-            WHEN t.state = 5 THEN o.state <> 'refused'
+            WHEN t.id & 1 THEN -- after a refused one there may be another
+                t.state = 3 AND o.state NOT IN ('cancelled', 'refunding', 'refunded')
+            WHEN t.state = 3 THEN o.state IN ('placing', 'refused', 'awaiting_payment')
+            WHEN t.state = 5 THEN o.state <> 'refused' AND NOT (o.payment = 'external'
+                AND o.state IN ('cancelled', 'refunding', 'refunded') AND o.refusal_code IS NOT 'lost')
+            WHEN t.state = 8 THEN o.state <> 'awaiting_payment'
             ELSE 0 END
         """
     ):
@@ -111,6 +139,46 @@ def _transactions(books: sqlite3.Connection) -> Iterator[Finding]:
         (_CLOCK_SLACK_US,),
     ):
         yield "transaction_missing", f"order {id_} is {order}, and its transaction is not in the log"
+
+
+def _payments(books: sqlite3.Connection) -> Iterator[Finding]:
+    """Every order that is paid elsewhere with its payment, at its price, and both where the other one is."""
+    for id_, state, total_minor, currency, payment, amount_minor, of_payment in books.execute(
+        "SELECT o.id, o.state, o.total_minor, o.currency, p.state, p.amount_minor, p.currency FROM orders o "
+        "LEFT JOIN payments p ON p.order_id = o.id WHERE o.payment = 'external' AND o.state <> 'refused'"
+    ):
+        if state != "placing" and payment not in _PAYMENTS.get(state, {"paid"}):
+            yield "payment_disagrees", f"order {id_} is {state}, its payment is {payment or 'missing'}"
+        elif payment is not None and (total_minor, currency) != (amount_minor, of_payment):
+            yield (
+                "payment_amount",
+                f"order {id_} costs {total_minor:,} {currency}, its payment is {amount_minor:,} {of_payment}",
+            )
+    for id_, state in books.execute(
+        "SELECT p.order_id, o.state FROM payments p LEFT JOIN orders o ON o.id = p.order_id "
+        "WHERE o.id IS NULL OR o.payment <> 'external' OR o.state = 'refused'"
+    ):
+        yield "payment_orphan", f"there is a payment for order {id_}, which is {state or 'missing'}"
+
+
+def provider_ledger(books: sqlite3.Connection, intents: Mapping[str, Sequence[Intent]]) -> Iterator[Finding]:
+    """What the provider has of each order's money, against what it should have. `intents`: order id → its payments."""
+    known = set(intents)
+    for id_, state, total_minor in books.execute(
+        "SELECT id, state, total_minor FROM orders WHERE payment = 'external'"
+    ):
+        known.discard(str(id_))
+        made = intents.get(str(id_), ())
+        if len(made) > 1:
+            yield "provider_doubled", f"order {id_} has payments {', '.join(intent.id for intent in made)}"
+        has = sum(i.amount_minor - i.refunded_minor for i in made if i.status == "paid")
+        if state in {"awaiting_payment", "refunding"} and has in {0, total_minor}:
+            continue  # word of it is under way
+        should = 0 if state in _PAYMENTS or state in {"placing", "refused"} else total_minor
+        if has != should:
+            yield "provider_money", f"order {id_} is {state}: the provider has {has:,} of its {total_minor:,}"
+    for reference in known:
+        yield "provider_orphan", f"the provider has a payment for order {reference}, which is not there"
 
 
 def _fences(books: sqlite3.Connection) -> Iterator[Finding]:
@@ -163,5 +231,6 @@ LEDGERS: tuple[Callable[[sqlite3.Connection], Iterator[Finding]], ...] = (
     _wallets,
     _sales,
     _transactions,
+    _payments,
     _fences,
 )

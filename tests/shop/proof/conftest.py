@@ -37,6 +37,8 @@ class Databases:
         self.run("orders", "INSERT INTO dougong_initiator (one, name) VALUES (1, 'orders')")
         both = msgspec.json.encode([StockHolds.service, WalletHolds.service]).decode()
         self.run("orders", "INSERT INTO dougong_branch_sets (ref, participants) VALUES (1, ?)", both)
+        stock = msgspec.json.encode([StockHolds.service]).decode()
+        self.run("orders", "INSERT INTO dougong_branch_sets (ref, participants) VALUES (2, ?)", stock)
         for name, service in (("inventory", StockHolds.service), ("users", WalletHolds.service)):
             self.run(name, "INSERT INTO dougong_fence_scopes VALUES (7, ?, 'orders', 0)", service)
         for sku in SKUS:
@@ -73,16 +75,19 @@ class Databases:
         state: OrderState = OrderState.DELIVERED,
         key: str = "",
         journaled: str = "acknowledged",
+        payment: str = "",
+        reason: str = "",
     ) -> int:
-        """An order as the shop leaves it, and as a generator saw it (`acknowledged`, `unknown` or not at all)."""
+        """An order as the shop leaves it, and as a generator saw it (`acknowledged`, `unknown` or not at all).
+
+        With `payment`, the state of its payment, it is paid elsewhere."""
         id_ = self._next = self._next + 2
         wanted = [Line(sku=sku, quantity=quantity) for sku, quantity in lines]
         pieces = sum(quantity for _, quantity in lines)
-        accepted = state is not OrderState.REFUSED
         self.run(
             "orders",
             "INSERT INTO orders (id, user_id, state, total_minor, currency, lines, idempotency_key, created_us, "
-            "updated_us) VALUES (?, ?, ?, ?, 'EUR', ?, ?, ?, ?)",
+            "updated_us, payment, refusal_code) VALUES (?, ?, ?, ?, 'EUR', ?, ?, ?, ?, ?, ?)",
             id_,
             user_id,
             state.value,
@@ -91,13 +96,18 @@ class Databases:
             key or None,
             NOW_US,
             NOW_US,
+            "external" if payment else "wallet",
+            reason or None,
         )
-        self.transaction(id_, user_id, lines, accepted=accepted)
-        if state is OrderState.CANCELLED:
-            self.run("orders", "INSERT INTO reversals (id, order_id) VALUES (?, ?)", id_ | 1, id_)
-            self.transaction(id_ | 1, user_id, [(sku, -quantity) for sku, quantity in lines], accepted=True)
-        elif accepted:
-            self.book(user_id, lines)
+        if payment:
+            self.run(
+                "orders",
+                "INSERT INTO payments (order_id, state, amount_minor, currency) VALUES (?, ?, ?, 'EUR')",
+                id_,
+                payment,
+                pieces * PRICE,
+            )
+        self._settle(id_, user_id, lines, state, external=bool(payment), reason=reason)
         request = PlaceOrder(user_id=str(user_id), lines=wanted, idempotency_key=key)
         if journaled == "acknowledged":
             reply = PlacedOrder(
@@ -108,22 +118,66 @@ class Databases:
             self.journal.unknown.append(request)
         return id_
 
-    def transaction(self, id_: int, user_id: int, lines: Sequence[tuple[str, int]], *, accepted: bool) -> None:
-        """A finished transaction: its log row and both fence rows."""
+    def _settle(
+        self,
+        id_: int,
+        user_id: int,
+        lines: Sequence[tuple[str, int]],
+        state: OrderState,
+        *,
+        external: bool,
+        reason: str,
+    ) -> None:
+        """Transactions and bookings of an order in this state."""
+        s = OrderState
+        if state is s.REFUSED or (external and state is s.CANCELLED):  # nothing was ever taken for good
+            self.transaction(id_, user_id, lines, accepted=False, external=external)
+            return
+        if state is s.AWAITING_PAYMENT:
+            self.transaction(id_, user_id, lines, accepted=True, external=True, held=True)
+            self.book(user_id, lines, into="frozen", external=True)
+            return
+        self.transaction(id_, user_id, lines, accepted=True, external=external)
+        if state not in (s.CANCELLED, s.REFUNDING, s.REFUNDED):
+            self.book(user_id, lines, external=external)
+            return
+        if reason == "lost":
+            self.book(user_id, lines, external=True)  # the goods are gone; the money is not with us
+        if external and reason == "lost":
+            return
+        self.run("orders", "INSERT INTO reversals (id, order_id) VALUES (?, ?)", id_ | 1, id_)
+        back = [(sku, -quantity) for sku, quantity in lines]
+        self.transaction(id_ | 1, user_id, back, accepted=True, external=external)
+
+    def transaction(
+        self,
+        id_: int,
+        user_id: int,
+        lines: Sequence[tuple[str, int]],
+        *,
+        accepted: bool,
+        external: bool = False,
+        held: bool = False,
+    ) -> None:
+        """A transaction as it ends, or is held: its log row and its fence rows."""
         state = TransactionState.CONFIRMED if accepted else TransactionState.CANCELLED
         branch = BranchState.CONFIRMED if accepted else BranchState.REFUSED
+        if held:
+            state, branch = TransactionState.HELD, BranchState.TRIED
         self.run(
             "orders",
-            "INSERT INTO dougong_transactions (id, branches, state, digest, created_us) VALUES (?, 1, ?, 0, ?)",
+            "INSERT INTO dougong_transactions (id, branches, state, digest, created_us) VALUES (?, ?, ?, 0, ?)",
             id_,
+            2 if external else 1,
             int(state),
             NOW_US,
         )
         amount = sum(quantity for _, quantity in lines) * PRICE
-        payloads = {
+        payloads: dict[str, msgspec.Struct] = {
             "inventory": Reserve(lines=list(lines)),
-            "users": Charge(user_id=user_id, amount_minor=amount, currency="EUR"),
         }
+        if not external:
+            payloads["users"] = Charge(user_id=user_id, amount_minor=amount, currency="EUR")
         for name, payload in payloads.items():
             self.run(
                 name,
@@ -133,16 +187,20 @@ class Databases:
                 msgspec.msgpack.encode(payload),
             )
 
-    def book(self, user_id: int, lines: Sequence[tuple[str, int]]) -> None:
-        """Available becomes sold and spent."""
+    def book(
+        self, user_id: int, lines: Sequence[tuple[str, int]], *, into: str = "sold", external: bool = False
+    ) -> None:
+        """Available becomes sold (or frozen) and spent."""
         for sku, quantity in lines:
             self.run(
                 "inventory",
-                "UPDATE stock SET available = available - ?, sold = sold + ? WHERE sku = ?",
+                f"UPDATE stock SET available = available - ?, {into} = {into} + ? WHERE sku = ?",
                 quantity,
                 quantity,
                 sku,
             )
+        if external:
+            return
         amount = sum(quantity for _, quantity in lines) * PRICE
         self.run(
             "users",
@@ -169,4 +227,11 @@ def databases(tmp_path: Path) -> Databases:
     made.order([("sku-3", 1)], user_id=3, state=OrderState.REFUSED, journaled="")
     made.order([("sku-2", 5)], user_id=2, state=OrderState.CANCELLED)
     made.order([("sku-3", 4)], user_id=3, journaled="unknown")
+    made.order([("sku-2", 2)], state=OrderState.AWAITING_PAYMENT, payment="open")
+    made.order([("sku-1", 1)], state=OrderState.PICKING, payment="paid")
+    made.order([("sku-1", 4)], state=OrderState.CANCELLED, payment="voided", reason="expired")
+    made.order([("sku-1", 5)], state=OrderState.REFUNDED, payment="refunded", reason="cancelled")
+    made.order([("sku-2", 6)], state=OrderState.REFUNDING, payment="refunding", reason="lost")
+    made.order([("sku-3", 1)], state=OrderState.REFUNDED, reason="lost")
+    made.order([("sku-3", 2)], state=OrderState.REFUNDED, reason="returned")
     return made

@@ -13,7 +13,7 @@ from dougong.errors import NotFound
 from dougong.evidence import Journal
 from dougong.tcc import BranchState, TransactionState
 from shop.orders import Line, OrderState, PlaceOrder
-from shop.proof import audit, is_at_rest, is_settled, look_before
+from shop.proof import Intent, audit, is_at_rest, is_settled, look_before
 
 
 async def kinds(databases: Databases) -> set[str]:
@@ -26,6 +26,39 @@ async def test_books_in_order(databases: Databases) -> None:
     assert await kinds(databases) == set()
     assert is_settled(databases.data)
     assert is_at_rest(databases.data)
+    assert await audit(databases.data, settle_s=0.0, second_look_s=0.0, intents=provider_of(databases)) == []
+
+
+def provider_of(databases: Databases) -> dict[str, list[Intent]]:
+    """The provider's books, as they should be."""
+    paid, open_, voided, back, lost = (250 * n for n in (1, 2, 4, 5, 6))
+    return {
+        str(AWAITING): [Intent("pi_1", "open", open_, 0)],
+        str(PAID): [Intent("pi_2", "paid", paid, 0)],
+        str(VOIDED): [Intent("pi_3", "voided", voided, 0)],
+        str(REFUNDED): [Intent("pi_4", "paid", back, back)],
+        str(REFUNDING): [Intent("pi_5", "paid", lost, 0)],
+    }
+
+
+@pytest.mark.parametrize(
+    ("order_id", "intents", "kind"),
+    [
+        (1014, [], "provider_money"),
+        (1014, [Intent("pi_2", "paid", 250, 250)], "provider_money"),
+        (1014, [Intent("pi_2", "voided", 250, 0)], "provider_money"),
+        (1014, [Intent("pi_2", "paid", 250, 0), Intent("pi_9", "open", 250, 0)], "provider_doubled"),
+        (1016, [Intent("pi_3", "paid", 1000, 0)], "provider_money"),
+        (1018, [Intent("pi_4", "paid", 1250, 1000)], "provider_money"),
+        (9999, [Intent("pi_9", "paid", 250, 0)], "provider_orphan"),
+    ],
+)
+async def test_money_at_the_provider_that_is_not_where_it_should_be(
+    databases: Databases, order_id: int, intents: list[Intent], kind: str
+) -> None:
+    wrong = {**provider_of(databases), str(order_id): intents}
+    found = await audit(databases.data, settle_s=0.0, second_look_s=0.0, intents=wrong)
+    assert {d.kind for d in found} == {kind}
 
 
 def orders(sql: str, *parameters: object) -> Callable[[Databases], object]:
@@ -45,6 +78,7 @@ def also(*steps: Callable[[Databases], object]) -> Callable[[Databases], object]
 
 
 FIRST, SECOND, REFUSED, CANCELLED, OPEN = 1002, 1004, 1006, 1008, 1010
+AWAITING, PAID, VOIDED, REFUNDED, REFUNDING, LOST, RETURNED = 1012, 1014, 1016, 1018, 1020, 1022, 1024
 
 TAMPERED: dict[str, tuple[Callable[[Databases], object], set[str]]] = {
     "an order vanished with its transaction": (
@@ -90,8 +124,49 @@ TAMPERED: dict[str, tuple[Callable[[Databases], object], set[str]]] = {
         {"stock_negative"},
     ),
     "stock frozen for ever": (
-        inventory("UPDATE stock SET available = available - 2, frozen = 2 WHERE sku = 'sku-2'"),
+        inventory("UPDATE stock SET available = available - 2, frozen = frozen + 2 WHERE sku = 'sku-2'"),
         {"stock_frozen"},
+    ),
+    "stock held for nobody": (
+        orders("UPDATE orders SET state = 'confirmed' WHERE id = ?", AWAITING),
+        {"stock_frozen", "stock_sold", "transaction_disagrees", "payment_disagrees"},
+    ),
+    "paid and not told": (
+        orders("UPDATE payments SET state = 'paid' WHERE order_id = ?", AWAITING),
+        {"payment_disagrees"},
+    ),
+    "confirmed and not paid": (
+        orders("UPDATE payments SET state = 'open' WHERE order_id = ?", PAID),
+        {"payment_disagrees"},
+    ),
+    "given back and the payment forgotten": (
+        orders("UPDATE payments SET state = 'paid' WHERE order_id = ?", REFUNDED),
+        {"payment_disagrees"},
+    ),
+    "a payment of another price": (
+        orders("UPDATE payments SET amount_minor = 1 WHERE order_id = ?", PAID),
+        {"payment_amount"},
+    ),
+    "a payment vanished": (orders("DELETE FROM payments WHERE order_id = ?", VOIDED), {"payment_disagrees"}),
+    "a payment for an order that is none": (
+        orders("INSERT INTO payments (order_id, state, amount_minor, currency) VALUES (5000, 'paid', 1, 'EUR')"),
+        {"payment_orphan"},
+    ),
+    "a hold that nobody ended": (
+        orders("UPDATE orders SET state = 'cancelled' WHERE id = ?", AWAITING),
+        {"stock_frozen", "transaction_disagrees", "payment_disagrees"},
+    ),
+    "cancelled in the log, confirmed to who paid": (
+        orders("UPDATE dougong_transactions SET state = ? WHERE id = ?", int(TransactionState.CANCELLED), PAID),
+        {"transaction_disagrees", "fence_disagrees"},
+    ),
+    "lost goods that are counted as back": (
+        orders("UPDATE orders SET refusal_code = 'returned' WHERE id = ?", LOST),
+        {"stock_sold"},
+    ),
+    "returned goods that are counted as lost": (
+        orders("UPDATE orders SET refusal_code = 'lost' WHERE id = ?", RETURNED),
+        {"stock_sold"},
     ),
     "sold twice": (
         inventory("UPDATE stock SET available = available - 3, sold = sold + 3 WHERE sku = 'sku-1'"),
@@ -245,15 +320,12 @@ async def test_many_of_a_kind_are_counted(tmp_path: Path) -> None:
     assert found[-1].what == "and 5 more of this kind"
 
 
-def test_rest_means_delivered(databases: Databases) -> None:
-    databases.run("orders", "INSERT INTO order_events (order_id, state) VALUES (?, 'confirmed')", FIRST)
-    assert not is_at_rest(databases.data)
-    databases.run("fulfilment", "INSERT INTO position VALUES ('orders', 1)")
-    assert is_at_rest(databases.data)
-    databases.run("fulfilment", "INSERT INTO shipments VALUES (?, 'picking', 1, 1)", FIRST)
-    assert not is_at_rest(databases.data)
-    databases.run("fulfilment", "UPDATE shipments SET state = 'delivered', due_us = NULL")
-    assert is_at_rest(databases.data)
+def test_rest_means_that_nothing_goes_on_by_itself(databases: Databases) -> None:
+    for table in ("orders", "payments"):
+        databases.run("orders", f"UPDATE {table} SET due_us = 1")
+        assert not is_at_rest(databases.data)
+        databases.run("orders", f"UPDATE {table} SET due_us = NULL")
+        assert is_at_rest(databases.data)
 
 
 async def test_no_databases(tmp_path: Path) -> None:

@@ -1,0 +1,153 @@
+"""`dougong shards`: where the buckets of a sharded store are, why a key is where it is, and whether all agree."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import cyclopts
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from dougong.app import default_system, load_system
+from dougong.errors import Invalid, NotFound
+from dougong.shard import (
+    Layout,
+    ShardedStore,
+    embedded_layout,
+    load_layout,
+    open_sharded_store,
+    routing_of,
+    verify,
+)
+
+__all__ = ["shards"]
+
+shards = cyclopts.App(name="shards", help="Look at the buckets of a sharded store.")
+
+_MAP = ".map.db"
+
+
+@shards.command(name="map")
+async def map_(*, layout: Path | None = None, name: str = "", data: Path | None = None, json: bool = False) -> None:
+    """Which database has which buckets.
+
+    Parameters
+    ----------
+    layout
+        TOML file that names the databases; SQLite files in the data directory if left out.
+    name
+        Of the sharded store, when the data directory has several.
+    data
+        Data directory of the system.
+    json
+        One JSON document instead of a table.
+    """
+    async with _opened(layout, name, data) as store:
+        await store.refresh()
+        places, version = store.map.places, store.map.version
+        if json:
+            buckets = [{"bucket": bucket, **msgspec.to_builtins(place)} for bucket, place in enumerate(places)]
+            document = {"name": store.name, "routing": store.routing.name, "version": version, "buckets": buckets}
+            print(msgspec.json.encode(document).decode())
+            return
+        table = Table("database", "buckets", "which", box=None)
+        for shard in store.databases.names:
+            having = sorted(store.owners.get(shard, ()))
+            table.add_row(shard, str(len(having)), _ranges(having))
+        console = Console()
+        console.print(table)
+        elsewhere = [f"{n} {p.state.value}" for n, p in enumerate(places) if p.state.value != "serving"]
+        console.print(f"{store.name}: {store.routing.name} routing, map version {version}", style="dim")
+        if elsewhere:
+            console.print(f"not simply serving: {', '.join(elsewhere)}")
+
+
+@shards.command
+async def why(
+    key: str, *, layout: Path | None = None, name: str = "", data: Path | None = None, json: bool = False
+) -> None:
+    """Why a key's rows are where they are.
+
+    Parameters
+    ----------
+    key
+        The key; what stands before a colon is left out: user:123 is 123.
+    layout
+        TOML file that names the databases; SQLite files in the data directory if left out.
+    name
+        Of the sharded store, when the data directory has several.
+    data
+        Data directory of the system.
+    json
+        One JSON document instead of a sentence.
+    """
+    text = key.rpartition(":")[2]
+    async with _opened(layout, name, data) as store:
+        placement = await store.why(int(text) if text.isascii() and text.isdigit() else text)
+    if json:
+        print(msgspec.json.encode(placement).decode())
+    else:
+        Console().print(placement.why, highlight=False, markup=False, soft_wrap=True)
+
+
+@shards.command(name="verify")
+async def verify_(*, layout: Path | None = None, name: str = "", data: Path | None = None, json: bool = False) -> int:
+    """Whether map and databases agree on who owns what. Exit code 1 when they do not.
+
+    Parameters
+    ----------
+    layout
+        TOML file that names the databases; SQLite files in the data directory if left out.
+    name
+        Of the sharded store, when the data directory has several.
+    data
+        Data directory of the system.
+    json
+        One JSON document instead of words.
+    """
+    async with _opened(layout, name, data) as store:
+        wrong = await verify(store)
+        databases = len(store.databases.names)
+    if json:
+        print(msgspec.json.encode({"databases": databases, "wrong": wrong}).decode())
+    else:
+        for line in wrong:
+            Console().print(line, highlight=False, markup=False, soft_wrap=True)
+        Console().print(f"{len(wrong)} disagreements" if wrong else f"map and {databases} databases agree")
+    return int(bool(wrong))
+
+
+@asynccontextmanager
+async def _opened(file: Path | None, name: str, data: Path | None) -> AsyncGenerator[ShardedStore]:
+    layout = load_layout(file) if file is not None else await _embedded(name, data)
+    store = await open_sharded_store(layout, create=False)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def _embedded(name: str, data: Path | None) -> Layout:
+    directory = data if data is not None else Path("var") / load_system(default_system()).name
+    names = sorted(path.name.removesuffix(_MAP) for path in directory.glob(f"{name or '*'}{_MAP}"))
+    if not names:
+        raise NotFound(f"no sharded store {name or 'is'} in {directory}; name its --layout or --data", code="no_map")
+    if len(names) > 1:
+        raise Invalid(f"{directory} has sharded stores {', '.join(names)}; choose with --name", code="ambiguous")
+    databases = len(list(directory.glob(f"{names[0]}.db-*.db")))
+    layout = embedded_layout(directory, names[0], databases=databases)
+    return msgspec.structs.replace(layout, routing=await routing_of(layout))
+
+
+def _ranges(buckets: list[int]) -> str:
+    """0 1 2 4 → 0–2 4."""
+    runs: list[list[int]] = []
+    for bucket in buckets:
+        if runs and runs[-1][1] == bucket - 1:
+            runs[-1][1] = bucket
+        else:
+            runs.append([bucket, bucket])
+    return " ".join(str(first) if first == last else f"{first}–{last}" for first, last in runs)

@@ -1,0 +1,77 @@
+"""Rows of one service in many databases, each row where it can be found, and movable while in use.
+
+The one idea: **keys fall into 128 buckets for ever; only a small map of buckets changes.** A router computes a key's
+bucket and looks up its database. Whether that is right is checked in the database itself, in the unit that writes, so
+an old map costs a retry and never a row in the wrong place.
+
+    users = await open_sharded_store(embedded_layout(Path("data"), "users"))      # 128 buckets over 4 SQLite files
+    await users.migrate("users", migrations_from("shop.users.migrations"))        # all of them
+    await users.store_of(user_id).write(unit)                                     # a `Store` for the rows of one key
+
+Ids say to which bucket they belong: `IdMinter` makes them, and nobody is asked for one. **A minter owns a stretch of
+time**: what it may mint lies between two marks that were made durable before, so no id is made twice.
+
+Questions about many keys go to all databases, where the call says so (`Query`, `lookup`), and what must be unique over
+all of them has an index of its own (`UniqueIndex`).
+
+What it does not do: transactions over several databases (see `tcc`), and queries whose parts cannot be merged, which
+are refused by name.
+"""
+
+from dougong.shard.buckets import BUCKETS, BucketMap, BucketState, Key, Move, Place, StaleEpoch
+from dougong.shard.id_minter import IdMinter, IdSettings
+from dougong.shard.ids import IdParts, explain_id, is_aligned, pack_id, parse_id, shard_of, unpack_id
+from dougong.shard.layout import Layout, embedded_layout, load_layout
+from dougong.shard.mapping import MappingRouting
+from dougong.shard.minting import ClockMovedBack, MarkReached, Run
+from dougong.shard.query import Query, ShardedTable
+from dougong.shard.ring import ConsistentHashRouting, hash_bucket
+from dougong.shard.routing import ModuloRouting, Routing
+from dougong.shard.scatter import Answer, ask, lookup
+from dougong.shard.sharded import PlacedStore, Placement, ShardedStore, open_sharded_store, routing_of
+from dougong.shard.sweeping import Backfill, Sweep, UniqueIndex
+from dougong.shard.verifying import verify
+
+__all__ = [
+    "BUCKETS",
+    "Answer",
+    "Backfill",
+    "BucketMap",
+    "BucketState",
+    "ClockMovedBack",
+    "ConsistentHashRouting",
+    "IdMinter",
+    "IdParts",
+    "IdSettings",
+    "Key",
+    "Layout",
+    "MappingRouting",
+    "MarkReached",
+    "ModuloRouting",
+    "Move",
+    "Place",
+    "PlacedStore",
+    "Placement",
+    "Query",
+    "Routing",
+    "Run",
+    "ShardedStore",
+    "ShardedTable",
+    "StaleEpoch",
+    "Sweep",
+    "UniqueIndex",
+    "ask",
+    "embedded_layout",
+    "explain_id",
+    "hash_bucket",
+    "is_aligned",
+    "load_layout",
+    "lookup",
+    "open_sharded_store",
+    "pack_id",
+    "parse_id",
+    "routing_of",
+    "shard_of",
+    "unpack_id",
+    "verify",
+]

@@ -1,0 +1,83 @@
+"""What a database itself knows of the buckets it owns: the check that no router can forget.
+
+A router may have an old map, and be slow. So the last word is in the database that is written: every unit first looks
+whether this database owns the bucket under the epoch the router knows, and whoever takes the bucket away changes that
+row. On servers the row is locked for sharing, so a fence waits for the writers before it; SQLite has one writer anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar, cast
+
+from dougong.shard.buckets import BucketState, StaleEpoch
+from dougong.store import Migration, Store, Tx, Unit
+
+__all__ = ["OWNER_MIGRATIONS", "guarded", "own", "owned", "require"]
+
+R = TypeVar("R")
+
+OWNER_MIGRATIONS = [
+    Migration(
+        1,
+        "bucket_owner",
+        "CREATE TABLE dougong_bucket_owner (bucket SMALLINT NOT NULL PRIMARY KEY, epoch BIGINT NOT NULL,"
+        " state VARCHAR(20) NOT NULL)",
+    )
+]
+_LOOK = "SELECT epoch, state FROM dougong_bucket_owner WHERE bucket = ?"
+_LOCK = {
+    "sqlite": _LOOK,
+    "mysql": _LOOK + " LOCK IN SHARE MODE",  # MariaDB has no FOR SHARE, MySQL knows both
+    "postgresql": _LOOK + " FOR SHARE",
+}
+_LEAVE = "DELETE FROM dougong_bucket_owner WHERE bucket = ?"
+_OWN = "INSERT INTO dougong_bucket_owner (bucket, epoch, state) VALUES (?, ?, ?)"
+
+
+def guarded(unit: Unit[R], store: Store, bucket: int, epoch: int) -> Unit[R]:
+    """`unit`, run only where this database owns the bucket and takes writes; else it raises `StaleEpoch`."""
+    look, name = _LOCK[store.dialect], store.name
+
+    async def checked(tx: Tx) -> R:
+        row = await tx.fetch_one(look, (bucket,))
+        if row is None or row[0] != epoch or row[1] == BucketState.FENCED.value:
+            raise _stale(name, bucket, epoch, row)
+        return await unit(tx)
+
+    checked.__qualname__ = getattr(unit, "__qualname__", checked.__qualname__)  # a slow unit is warned of by its name
+    return checked
+
+
+async def require(reader: Store | Tx, name: str, expected: Mapping[int, int]) -> None:
+    """`StaleEpoch` unless the database owns these (bucket → epoch).
+
+    After a read: epochs only rise, so what is still owned was owned when it was read.
+    """
+    if len(expected) == 1:
+        ((bucket, epoch),) = expected.items()
+        row = await reader.fetch_one(_LOOK, (bucket,))
+        if row is None or row[0] != epoch:
+            raise _stale(name, bucket, epoch, row)
+        return
+    missing = expected.items() - set(await reader.fetch_all("SELECT bucket, epoch FROM dougong_bucket_owner"))
+    for bucket, epoch in missing:
+        raise _stale(name, bucket, epoch, await reader.fetch_one(_LOOK, (bucket,)))
+
+
+async def owned(reader: Store | Tx) -> dict[int, tuple[int, str]]:
+    """Bucket → (epoch, state): everything this database owns."""
+    rows = await reader.fetch_all("SELECT bucket, epoch, state FROM dougong_bucket_owner")
+    return {cast(int, bucket): (cast(int, epoch), cast(str, state)) for bucket, epoch, state in rows}
+
+
+async def own(tx: Tx, bucket: int, epoch: int | None, state: BucketState = BucketState.SERVING) -> None:
+    """Within a unit: this database owns the bucket from now on under `epoch`; None: it does not any more."""
+    await tx.execute(_LEAVE, (bucket,))
+    if epoch is not None:
+        await tx.execute(_OWN, (bucket, epoch, state.value))
+
+
+def _stale(name: str, bucket: int, epoch: int, row: object) -> StaleEpoch:
+    has = f"has it as {row}" if row is not None else "does not own it"
+    return StaleEpoch(f"bucket {bucket} under epoch {epoch}: database {name} {has}", bucket=bucket, shard=name)

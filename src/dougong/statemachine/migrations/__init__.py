@@ -1,0 +1,1 @@
+"""Tables beside the user's own: what happened to instances, and whose numbers stand for what."""
