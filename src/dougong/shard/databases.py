@@ -39,19 +39,23 @@ class Databases:
         self._breakers = {name: Breaker(breaker) for name in urls}
         self._closed = False
 
-    async def call(self, name: str, work: Callable[[Store], Awaitable[R]]) -> R:
-        """Run `work` on that database.
-
-        `Unavailable` (code `shard_unavailable`) without trying, while it has not answered several times in a row.
-        """
-        breaker = self._breakers.get(name)
-        if breaker is None:
+    def check(self, name: str) -> None:
+        """`Invalid` (code `unknown_shard`) for a database that is not configured."""
+        if name not in self._breakers:
             raise Invalid(
                 f"the bucket map of {self._of} names database {name!r}, which is not configured; there are"
                 f" {', '.join(self.names)}",
                 code="unknown_shard",
                 shard=name,
             )
+
+    async def call(self, name: str, work: Callable[[Store], Awaitable[R]]) -> R:
+        """Run `work` on that database.
+
+        `Unavailable` (code `shard_unavailable`) without trying, while it has not answered several times in a row.
+        """
+        self.check(name)
+        breaker = self._breakers[name]
         now = self._clock.monotonic()
         ticket = breaker.admit(now)
         if ticket is None:

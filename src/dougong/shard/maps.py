@@ -30,6 +30,14 @@ _SCHEMA = [
         "sharded_tables",
         "CREATE TABLE dougong_sharded_tables (name VARCHAR(63) NOT NULL PRIMARY KEY, bucket_sql VARCHAR(200) NOT NULL)",
     ),
+    Migration(
+        3,
+        "moves",
+        "CREATE TABLE dougong_moves (bucket SMALLINT NOT NULL PRIMARY KEY, number BIGINT NOT NULL, token BIGINT NOT NULL,"
+        " mover VARCHAR(200) NOT NULL, source VARCHAR(100) NOT NULL, target VARCHAR(100) NOT NULL,"
+        " epoch BIGINT NOT NULL, phase VARCHAR(20) NOT NULL, wish VARCHAR(20) NOT NULL, switches INT NOT NULL,"
+        " copied BIGINT NOT NULL, started_us BIGINT NOT NULL, ended_us BIGINT NOT NULL)",
+    ),
 ]
 _HEAD = "SELECT version, routing, cursor_key FROM dougong_bucket_map"
 _PLACES = "SELECT shard, epoch, state FROM dougong_buckets ORDER BY bucket"
@@ -115,17 +123,21 @@ class BucketMaps:
 
         It does not tell the databases (`own`): who moves a bucket does that, in the order that loses nothing.
         """
+        return await self._metadata.write(lambda tx: self.change_within(tx, bucket, before, after))
 
-        async def unit(tx: Tx) -> BucketMap:
-            changed = (await self._load(tx)).changed(bucket, before, after)
-            await tx.execute(
-                "UPDATE dougong_buckets SET shard = ?, epoch = ?, state = ? WHERE bucket = ?",
-                (after.shard, after.epoch, after.state.value, bucket),
-            )
-            await tx.execute("UPDATE dougong_bucket_map SET version = ?", (changed.version,))
-            return changed
+    async def change_within(self, tx: Tx, bucket: int, before: Place, after: Place) -> BucketMap:
+        """The same within a unit of the metadata database."""
+        changed = (await self.within(tx)).changed(bucket, before, after)
+        await tx.execute(
+            "UPDATE dougong_buckets SET shard = ?, epoch = ?, state = ? WHERE bucket = ?",
+            (after.shard, after.epoch, after.state.value, bucket),
+        )
+        await tx.execute("UPDATE dougong_bucket_map SET version = ?", (changed.version,))
+        return changed
 
-        return await self._metadata.write(unit)
+    async def within(self, tx: Tx) -> BucketMap:
+        """The map, within a unit of the metadata database."""
+        return await self._load(tx)
 
     async def _load(self, tx: Tx) -> BucketMap:
         version = cast(int, (await self._head(tx))[0])
