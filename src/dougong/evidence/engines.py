@@ -193,7 +193,8 @@ class MariaDB(Server):
         self._socket = self.folder / "sock"
         self._run([
             install, "--no-defaults", f"--datadir={self.data}", f"--tmpdir={self.folder}",
-            "--auth-root-authentication-method=normal", "--skip-test-db", "--innodb-log-file-size=8M", "--innodb-buffer-pool-size=16M",
+            "--auth-root-authentication-method=normal", "--skip-test-db", "--innodb-log-file-size=8M",
+            "--innodb-buffer-pool-size=16M",
         ])  # fmt: skip
         self.start()
         self.sql(f"CREATE USER dougong@'%' IDENTIFIED BY '{PASSWORD}'; GRANT ALL ON *.* TO dougong@'%'")
@@ -201,7 +202,8 @@ class MariaDB(Server):
     def _command(self) -> list[str]:
         return [
             self._server, "--no-defaults", f"--datadir={self.data}", f"--tmpdir={self.folder}",
-            f"--socket={self._socket}", "--bind-address=127.0.0.1", f"--port={self.port}", f"--pid-file={self.folder / 'pid'}",
+            f"--socket={self._socket}", "--bind-address=127.0.0.1", f"--port={self.port}",
+            f"--pid-file={self.folder / 'pid'}",
             f"--innodb-buffer-pool-size={self._buffer_mb}M", f"--innodb-log-file-size={self._buffer_mb}M",
             "--key-buffer-size=1M", "--performance-schema=off", "--max-connections=100",
             "--innodb-flush-log-at-trx-commit=1", "--skip-name-resolve",
