@@ -28,7 +28,17 @@ _refused = counter("dougong_shard_refused_total", "Calls not made because their 
 class Databases:
     """Name → `Store`, each behind a breaker. A hundred of them cost only as many as are used."""
 
-    def __init__(self, urls: Mapping[str, str], *, of: str, clock: Clock, breaker: BreakerPolicy) -> None:
+    def __init__(
+        self,
+        urls: Mapping[str, str],
+        *,
+        of: str,
+        clock: Clock,
+        breaker: BreakerPolicy,
+        opener: Callable[[str], Awaitable[Store]] | None = None,
+    ) -> None:
+        """`opener`: how a database is opened by its name, where not by its URL."""
+        self._opener = opener
         self.names = tuple(urls)
         self.dialect = next(iter(urls.values())).partition(":")[0]
         self._urls = urls
@@ -89,7 +99,10 @@ class Databases:
             if self._closed:
                 raise Unavailable(f"sharded store {self._of} is closed", code="closed")
             if name not in self._stores:
-                store = await open_store(self._urls[name], name=f"{self._of}.{name}", clock=self._clock)
+                if self._opener is not None:
+                    store = await self._opener(name)
+                else:
+                    store = await open_store(self._urls[name], name=f"{self._of}.{name}", clock=self._clock)
                 try:
                     await store.migrate("dougong.shard", OWNER_MIGRATIONS)
                 except BaseException:

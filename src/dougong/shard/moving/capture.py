@@ -1,8 +1,8 @@
 """Which keys of a moving bucket change: noted by triggers, in the transaction that changes them, deletes included.
 
-A note is the key and no more; what the row is by now is read when the note is worked off. So the order of notes does not
-matter, and one that is worked off twice does no harm. Triggers stay once they were made: while a bucket does not move
-they find that out with one look at its owner's row.
+A note is the key and no more; what the row is by now is read when the note is worked off. So the order of notes does
+not matter, and one that is worked off twice does no harm. Triggers stay once they were made: while a bucket does not
+move they find that out with one look at its owner's row.
 """
 
 from __future__ import annotations
@@ -60,9 +60,10 @@ def _sqlite_table(shape: Shape) -> str:
 
 
 def _mysql_table(shape: Shape) -> str:
+    taken = f"SELECT {_columns(shape)} FROM {shape.table} WHERE 1 = 0"  # noqa: S608 (names of the schema)
     return (
         f"CREATE TABLE {notes_table(shape.table)} (seq BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,"
-        f" bucket SMALLINT NOT NULL) AS SELECT {_columns(shape)} FROM {shape.table} WHERE 1 = 0"  # noqa: S608 (names of the schema)
+        f" bucket SMALLINT NOT NULL) AS {taken}"
     )
 
 
@@ -80,7 +81,7 @@ def _note(shape: Shape, rows: tuple[str, ...]) -> str:
         f" WHERE bucket = {row}.{shape.bucket_of}{shape.modulo} AND state = '{_MOVING}'"
         for row in rows
     )
-    return f"INSERT INTO {notes_table(shape.table)} (bucket, {_columns(shape)}) {looks}"  # noqa: S608 (as above)
+    return f"INSERT INTO {notes_table(shape.table)} (bucket, {_columns(shape)}) {looks}"
 
 
 def _trigger(shape: Shape, event: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeVar, cast
 
 from dougong.clock import Clock
@@ -105,9 +106,7 @@ class Copier:
     async def strike_all(self, side: Side, *, each: Callable[[], Awaitable[None]]) -> None:
         """Drop the notes of a bucket of which none are taken any more."""
         for table in self._tables.values():
-            while notes := await side.call(
-                lambda store, table=table: store.fetch_all(table.notes, (self._bucket, 512))
-            ):  # type: ignore[misc]
+            while notes := await side.call(partial(_notes, table, self._bucket)):
                 await each()
                 await self._strike(side, table, notes)
 
@@ -210,6 +209,10 @@ def _next(table: Statements, rows: Sequence[Row], end: Key | None, most: int) ->
     if len(rows) == most:
         return table.key_of(rows[-1]), True
     return (end, True) if end is not None else ((), False)
+
+
+async def _notes(table: Statements, bucket: int, store: Store) -> list[Row]:
+    return await store.fetch_all(table.notes, (bucket, 512))
 
 
 async def _nothing(tx: Tx) -> None:

@@ -12,6 +12,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
 
@@ -33,7 +34,9 @@ __all__ = ["MoveReport", "MoveSettings", "Mover"]
 _log = get_logger("dougong.shard")
 _rows = counter("dougong_shard_move_rows_total", "Rows copied by moves of buckets.", ("store",))
 _moves = counter("dougong_shard_moves_total", "Moves of buckets that ended.", ("store", "outcome"))
-_pause = histogram("dougong_shard_move_pause_seconds", "For how long a moving bucket took no writes.", labels=("store",))
+_pause = histogram(
+    "dougong_shard_move_pause_seconds", "For how long a moving bucket took no writes.", labels=("store",)
+)
 
 _WAIT_S, _WAIT_S_MAX = 0.05, 2.0
 """Between two tries."""
@@ -86,6 +89,9 @@ Progress = Callable[[MoveRecord, int], None]
 
 class Mover:
     """Moves buckets of one sharded store, one after the other. `name` tells movers apart."""
+
+    side = Side
+    copier = Copier
 
     def __init__(
         self,
@@ -208,7 +214,7 @@ class Mover:
         try:
             record = await self.moves.take_over(bucket, self._name)
             if record.phase is Phase.FENCING:
-                source = Side(self._sharded.databases, record.source, record)
+                source = self.side(self._sharded.databases, record.source, record)
                 await source.enter()
                 await back_off(self.moves, source, record)
         except (*_AGAIN, TakenOver) as error:
@@ -219,8 +225,8 @@ class Mover:
     async def _work(self, record: MoveRecord) -> MoveRecord:
         """From wherever it is to where nothing is left to do for now."""
         while True:
-            source = Side(self._sharded.databases, record.source, record)
-            target = Side(self._sharded.databases, record.target, record)
+            source = self.side(self._sharded.databases, record.source, record)
+            target = self.side(self._sharded.databases, record.target, record)
             await source.enter()
             if record.phase is Phase.FENCING:  # somebody died there
                 record = await back_off(self.moves, source, record)
@@ -302,8 +308,8 @@ class Mover:
             ) from None
         except _AGAIN as error:
             raise _FenceFailed(error) from error
-        old = Side(self._sharded.databases, switched.target, switched)
-        new = Side(self._sharded.databases, switched.source, switched)
+        old = self.side(self._sharded.databases, switched.target, switched)
+        new = self.side(self._sharded.databases, switched.source, switched)
         record = await finish_switch(self.moves, old, new, switched)
         self._pause_s = self._clock.monotonic() - began
         _pause.observe(self._pause_s, self._sharded.name)
@@ -326,7 +332,7 @@ class Mover:
                     code="move_too_slow",
                     bucket=watch.record.bucket,
                 )
-            await copier.catch_up(most=512, paced=worse < 3)  # noqa: PLR2004 (rounds without gain: rest no more)
+            await copier.catch_up(most=512, paced=worse < 3)  # without gain: rest no more
 
     async def _end(self, record: MoveRecord, source: Side, target: Side) -> MoveRecord:
         """The owner serves as ever, and the other copy goes."""
@@ -344,9 +350,7 @@ class Mover:
         await source.call(lambda ours: target.call(lambda theirs: _alike(ours, theirs, here, there)))
         for side in (source, target):
             for shape in here:
-                await side.call(
-                    lambda store, shape=shape: store.migrate(capture_owner(shape), capture_migrations(shape))
-                )  # type: ignore[misc]
+                await side.call(partial(_take_notes, shape))
         return here
 
     async def _shapes(self, side: Side) -> list[Shape]:
@@ -355,7 +359,7 @@ class Mover:
 
     def _copier(self, source: Side, target: Side, shapes: list[Shape]) -> Copier:
         pace = Pace(self._clock, piece_s=self._settings.piece_s, share=self._settings.share)
-        return Copier(source, target, shapes, self._sharded.dialect, pace)
+        return self.copier(source, target, shapes, self._sharded.dialect, pace)
 
 
 class _FenceFailed(Exception):
@@ -407,6 +411,10 @@ class _Watch:
 
 async def _alike(ours: Store, theirs: Store, here: list[Shape], there: list[Shape]) -> None:
     check_alike(ours, theirs, here, there)
+
+
+async def _take_notes(shape: Shape, store: Store) -> int:
+    return await store.migrate(capture_owner(shape), capture_migrations(shape))
 
 
 async def _nothing(tx: object) -> None:

@@ -97,7 +97,7 @@ class Moves:
             )
             await tx.execute("DELETE FROM dougong_moves WHERE bucket = ?", (bucket,))
             await tx.execute(
-                f"INSERT INTO dougong_moves ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT INTO dougong_moves ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
                 _values(record),
             )
             return record

@@ -72,7 +72,7 @@ class MoveRecord(msgspec.Struct, frozen=True):
     def outcome(self) -> str:
         """In one word, for people."""
         if self.phase is not Phase.DONE:
-            return self.phase.value
+            return str(self.phase.value)
         if not self.switches:
             return "cancelled"
         return "moved" if self.switches % 2 else "reversed"

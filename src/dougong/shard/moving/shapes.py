@@ -38,7 +38,8 @@ _FOREIGN = {  # tables it refers to
     "sqlite": 'SELECT DISTINCT "table" FROM pragma_foreign_key_list(?)',
     "mysql": "SELECT DISTINCT referenced_table_name FROM information_schema.key_column_usage"
     " WHERE table_schema = database() AND table_name = ? AND referenced_table_name IS NOT NULL",
-    "postgresql": "SELECT confrelid::regclass::text FROM pg_constraint WHERE contype = 'f' AND conrelid = to_regclass(?)",
+    "postgresql": "SELECT confrelid::regclass::text FROM pg_constraint"
+    " WHERE contype = 'f' AND conrelid = to_regclass(?)",
 }
 _TRIGGERS = {
     "sqlite": "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ?",
@@ -137,11 +138,15 @@ async def _shape(store: Store, table: str, bucket_sql: str, wrong: list[str]) ->
                 f"index {name} of table {table} keeps values unique in one database only; rows that move would meet"
                 f" others: put {placing} into it, or use a UniqueIndex"
             )
-    for row in await _ask(store, _FOREIGN[dialect], table):
-        wrong.append(f"table {table} has a foreign key to {row[0]}, whose rows may come later")
-    for row in await _ask(store, _TRIGGERS[dialect], table):
-        if not str(row[0]).startswith("dougong_"):
-            wrong.append(f"trigger {row[0]} of table {table} would run for rows that are only copied")
+    wrong += [
+        f"table {table} has a foreign key to {row[0]!s}, whose rows may come later"
+        for row in await _ask(store, _FOREIGN[dialect], table)
+    ]
+    wrong += [
+        f"trigger {row[0]!s} of table {table} would run for rows that are only copied"
+        for row in await _ask(store, _TRIGGERS[dialect], table)
+        if not str(row[0]).startswith("dougong_")
+    ]
     if len(wrong) > before or match is None:
         return None
     return Shape(

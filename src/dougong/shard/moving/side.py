@@ -95,7 +95,7 @@ class Side:
             row = await tx.fetch_one("SELECT epoch, state FROM dougong_bucket_owner WHERE bucket = ?", (self._bucket,))
             if row is not None and row[1] != GONE:
                 raise StaleEpoch(
-                    f"database {self.name} owns bucket {self._bucket} under epoch {row[0]}; no copy is written there",
+                    f"database {self.name} owns bucket {self._bucket} under epoch {row[0]!r}; no copy is written there",
                     bucket=self._bucket,
                     shard=self.name,
                 )
