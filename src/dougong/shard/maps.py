@@ -35,8 +35,8 @@ _SCHEMA = [
         "moves",
         "CREATE TABLE dougong_moves (bucket SMALLINT NOT NULL PRIMARY KEY, number BIGINT NOT NULL,"
         " token BIGINT NOT NULL, mover VARCHAR(200) NOT NULL, source VARCHAR(100) NOT NULL,"
-        " target VARCHAR(100) NOT NULL, epoch BIGINT NOT NULL, phase VARCHAR(20) NOT NULL, wish VARCHAR(20) NOT NULL, switches INT NOT NULL,"
-        " copied BIGINT NOT NULL, started_us BIGINT NOT NULL, ended_us BIGINT NOT NULL)",
+        " target VARCHAR(100) NOT NULL, epoch BIGINT NOT NULL, phase VARCHAR(20) NOT NULL, wish VARCHAR(20) NOT NULL,"
+        " switches INT NOT NULL, copied BIGINT NOT NULL, started_us BIGINT NOT NULL, ended_us BIGINT NOT NULL)",
     ),
 ]
 _HEAD = "SELECT version, routing, cursor_key FROM dougong_bucket_map"

@@ -338,6 +338,7 @@ class Mover:
         """The owner serves as ever, and the other copy goes."""
         await source.turn(BucketState.MOVING, BucketState.FENCED, to=BucketState.SERVING)
         shapes = await self._shapes(source)
+        await self._take_notes(source, shapes)  # it may be over before it took any
         copier = self._copier(source, target, shapes)
         watch = _Watch(self.moves, record, self._progress)
         await copier.strike_all(source, each=watch.keep)
@@ -349,9 +350,12 @@ class Mover:
         here, there = await self._shapes(source), await self._shapes(target)
         await source.call(lambda ours: target.call(lambda theirs: _alike(ours, theirs, here, there)))
         for side in (source, target):
-            for shape in here:
-                await side.call(partial(_take_notes, shape))
+            await self._take_notes(side, here)
         return here
+
+    async def _take_notes(self, side: Side, shapes: list[Shape]) -> None:
+        for shape in shapes:
+            await side.call(partial(_capture, shape))
 
     async def _shapes(self, side: Side) -> list[Shape]:
         tables = await self._sharded.maps.tables()
@@ -413,7 +417,7 @@ async def _alike(ours: Store, theirs: Store, here: list[Shape], there: list[Shap
     check_alike(ours, theirs, here, there)
 
 
-async def _take_notes(shape: Shape, store: Store) -> int:
+async def _capture(shape: Shape, store: Store) -> int:
     return await store.migrate(capture_owner(shape), capture_migrations(shape))
 
 
