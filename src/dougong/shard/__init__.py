@@ -27,6 +27,7 @@ from dougong.shard.minting import ClockMovedBack, MarkReached, Run
 from dougong.shard.moving.mover import Mover, MoveReport, MoveSettings
 from dougong.shard.moving.record import MoveRecord
 from dougong.shard.query import Query, ShardedTable
+from dougong.shard.rebalancing import plan_moves, rebalance
 from dougong.shard.ring import ConsistentHashRouting, hash_bucket
 from dougong.shard.routing import ModuloRouting, Routing
 from dougong.shard.scatter import Answer, ask, lookup
@@ -76,6 +77,8 @@ __all__ = [
     "open_sharded_store",
     "pack_id",
     "parse_id",
+    "plan_moves",
+    "rebalance",
     "routing_of",
     "shard_of",
     "unpack_id",

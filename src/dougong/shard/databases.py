@@ -36,12 +36,15 @@ class Databases:
         clock: Clock,
         breaker: BreakerPolicy,
         opener: Callable[[str], Awaitable[Store]] | None = None,
+        added: Callable[[str], str | None] = lambda _: None,
     ) -> None:
-        """`opener`: how a database is opened by its name, where not by its URL."""
+        """`opener`: how a database is opened by its name, where not by its URL; `added`: the URL of a later one."""
         self._opener = opener
+        self._added = added
+        self._policy = breaker
         self.names = tuple(urls)
         self.dialect = next(iter(urls.values())).partition(":")[0]
-        self._urls = urls
+        self._urls = dict(urls)
         self._of = of
         self._clock = clock
         self._stores: dict[str, Store] = {}
@@ -49,9 +52,21 @@ class Databases:
         self._breakers = {name: Breaker(breaker) for name in urls}
         self._closed = False
 
+    def knows(self, name: str) -> bool:
+        """Whether there is such a database; one that was added since is known from now on."""
+        if name not in self._urls:
+            url = self._added(name)
+            if url is None:
+                return False
+            self._urls[name] = url
+            self._opening[name] = asyncio.Lock()
+            self._breakers[name] = Breaker(self._policy)
+            self.names = (*self.names, name)
+        return True
+
     def check(self, name: str) -> None:
         """`Invalid` (code `unknown_shard`) for a database that is not configured."""
-        if name not in self._breakers:
+        if not self.knows(name):
             raise Invalid(
                 f"the bucket map of {self._of} names database {name!r}, which is not configured; there are"
                 f" {', '.join(self.names)}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -84,6 +85,7 @@ async def open_sharded_store(
             of=layout.name,
             clock=clock,
             breaker=breaker if breaker is not None else BreakerPolicy(),
+            added=layout.url_of,
         )
         store = ShardedStore(
             layout.name,
@@ -156,9 +158,7 @@ class ShardedStore:
         self.databases = databases
         self.dialect = databases.dialect
         self.clock = clock
-        self._map = bucket_map
-        self.owners = bucket_map.owners()
-        """Of the map, by database."""
+        self._learn(bucket_map)
         self._refreshing: asyncio.Task[None] | None = None
         self.stale_wait_s = stale_wait_s
         self._waiting_max = waiting_max
@@ -214,7 +214,14 @@ class ShardedStore:
             return await self.databases.call(name, lambda store: store.migrate(owner, migrations))
 
         applied, _ = await side_by_side(self.databases.names, work, at_once=AT_ONCE)
+        await self.maps.record(owner, migrations)
         return sum(applied.values())
+
+    async def prepare(self, name: str) -> None:
+        """Bring one database up to date by all the migrations there were, so that buckets can move there."""
+        self.databases.check(name)
+        for owner, migrations in (await self.maps.recorded()).items():
+            await self.databases.call(name, partial(_migrate, owner, migrations))
 
     async def declare(self, *tables: ShardedTable) -> None:
         """Say that the rows of these tables belong to buckets: what a move takes along."""
@@ -312,6 +319,13 @@ class ShardedStore:
     def _learn(self, bucket_map: BucketMap) -> None:
         self._map = bucket_map
         self.owners = bucket_map.owners()
+        """Of the map, by database."""
+        for name in self.owners:
+            self.databases.knows(name)
+
+
+async def _migrate(owner: str, migrations: Sequence[Migration], store: Store) -> int:
+    return await store.migrate(owner, migrations)
 
 
 _PAUSE_S = 0.01

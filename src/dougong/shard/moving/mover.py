@@ -121,7 +121,7 @@ class Mover:
         `Unavailable` after `patience_s`; whatever is raised, the bucket is served, or is again as soon as its
         database is there.
         """
-        self._sharded.databases.check(to)
+        await self._sharded.prepare(to)
         await self.moves.begin(bucket, to, self._name)
         return await self.run(bucket)
 
@@ -148,6 +148,15 @@ class Mover:
         """After the switch: give up the old copy."""
         await self.moves.wish(bucket, Wish.COMPLETE)
         return await self.run(bucket)
+
+    async def finish(self, bucket: int) -> MoveReport:
+        """Go on to the very end: paused or not, to the target, and without a way back."""
+        report = await self.resume(bucket)
+        while report.outcome in (Phase.COPYING.value, Phase.REVERSIBLE.value):  # somebody may pause it again
+            if report.outcome == Phase.REVERSIBLE.value:
+                return await self.complete(bucket)
+            report = await self.resume(bucket)
+        return report
 
     async def reverse(self, bucket: int) -> MoveReport:
         """After the switch: bring the bucket back to the database it came from, with all that changed since."""

@@ -64,6 +64,11 @@ class MoveRecord(msgspec.Struct, frozen=True):
     ended_us: int
 
     @property
+    def running(self) -> bool:
+        """Whether it is not over."""
+        return self.phase is not Phase.DONE
+
+    @property
     def closed(self) -> bool:
         """Whether the bucket may be without an owner who takes writes."""
         return self.phase in (Phase.FENCING, Phase.SWITCHED)
