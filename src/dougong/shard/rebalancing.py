@@ -31,8 +31,7 @@ async def rebalance(
             await mover.finish(record.bucket)
     plan = await plan_moves(sharded, shards)
     for left, move in zip(range(len(plan) - 1, -1, -1), plan, strict=True):
-        await mover.move(move.bucket, move.target)
-        report = await mover.finish(move.bucket)
+        report = await mover.move(move.bucket, move.target, complete=True)
         if each is not None:
             each(report, left)
     return len(plan)

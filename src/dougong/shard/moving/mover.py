@@ -16,8 +16,8 @@ from functools import partial
 
 import msgspec
 
-from dougong.errors import Conflict, DeadlineExceeded, Error, Overloaded, Unavailable
-from dougong.shard.buckets import BucketState
+from dougong.errors import Conflict, DeadlineExceeded, Error, Invalid, Overloaded, Unavailable
+from dougong.shard.buckets import BUCKETS, BucketState
 from dougong.shard.moving.capture import capture_migrations, capture_owner
 from dougong.shard.moving.copying import Copier, Pace
 from dougong.shard.moving.moves import Moves, TakenOver
@@ -113,17 +113,25 @@ class Mover:
         self._compared = 0
         self._pause_s = 0.0
 
-    async def move(self, bucket: int, to: str) -> MoveReport:
+    async def move(self, bucket: int, to: str, *, complete: bool = False) -> MoveReport:
         """Bring a bucket to another database, or go on with that, until the new owner serves.
 
-        The old one keeps its copy until `complete`, and `reverse` brings the bucket back. Raises `Conflict`
-        (`move_running`, `already_there`, `copy_differs`, `move_taken_over`), `Invalid` (`cannot_move`), and
-        `Unavailable` after `patience_s`; whatever is raised, the bucket is served, or is again as soon as its
-        database is there.
+        The old one keeps its copy until `complete`, and `reverse` brings the bucket back; with `complete=True` it does
+        not. Raises `Conflict` (`move_running`, `already_there`, `copy_differs`, `move_taken_over`), `Invalid`
+        (`cannot_move`), and `Unavailable` after `patience_s`; whatever is raised, the bucket is served, or is again as
+        soon as its database is there.
         """
+        if not 0 <= bucket < BUCKETS:
+            raise Invalid(f"there is no bucket {bucket}; there are 0 to {BUCKETS - 1}", code="bad_bucket")
         await self._sharded.prepare(to)
         await self.moves.begin(bucket, to, self._name)
-        return await self.run(bucket)
+        report = await self.run(bucket)
+        if not complete:
+            return report
+        end = await self.finish(bucket)
+        return msgspec.structs.replace(
+            end, compared=report.compared, pause_s=report.pause_s, seconds=report.seconds + end.seconds
+        )
 
     async def run(self, bucket: int) -> MoveReport:
         """Go on with a move wherever it is, and do what is wished of it."""

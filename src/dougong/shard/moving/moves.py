@@ -216,7 +216,9 @@ class Moves:
 
 def _possible(record: MoveRecord) -> str:
     wishes = [
-        wish.value for wish in _WISHES[record.phase] if not (record.switches and wish in (Wish.CANCEL, Wish.PAUSE))
+        wish.value
+        for wish in _WISHES[record.phase]
+        if wish is not Wish.GO and not (record.switches and wish in (Wish.CANCEL, Wish.PAUSE))
     ]
     return f"possible are {', '.join(wishes)}" if wishes else ""
 
