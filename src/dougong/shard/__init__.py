@@ -11,6 +11,8 @@ an old map costs a retry and never a row in the wrong place.
 Ids say to which bucket they belong: `IdMinter` makes them, and nobody is asked for one. **A minter owns a stretch of
 time**: what it may mint lies between two marks that were made durable before, so no id is made twice.
 
+Buckets move while they are in use, and come back if they must (`Mover`, `rebalance`).
+
 Questions about many keys go to all databases, where the call says so (`Query`, `lookup`), and what must be unique over
 all of them has an index of its own (`UniqueIndex`).
 
