@@ -32,7 +32,7 @@ __all__ = ["story"]
 BUCKET = 17
 SHARDS = ("db-0", "db-1", "db-2")
 KEYS = tuple(BUCKET + 128 * n for n in range(12))
-CALM_S, QUIET_S = 25.0, 120.0
+CALM_S, QUIET_S = 16.0, 120.0
 SETTINGS = MoveSettings(fence_s=1.0, lag_max=4, patience_s=20.0, share=0.9)
 TABLES = (ShardedTable("counters"), ShardedTable("lines", key="counter"), ShardedTable("guests"))
 SCHEMA = [
