@@ -11,6 +11,8 @@ an old map costs a retry and never a row in the wrong place.
 Ids say to which bucket they belong: `IdMinter` makes them, and nobody is asked for one. **A minter owns a stretch of
 time**: what it may mint lies between two marks that were made durable before, so no id is made twice.
 
+Batches over many keys run as one unit per database (`write_grouped`), not one per key.
+
 Questions about many keys go to all databases, where the call says so (`Query`, `lookup`), and what must be unique over
 all of them has an index of its own (`UniqueIndex`).
 
@@ -19,6 +21,7 @@ are refused by name.
 """
 
 from dougong.shard.buckets import BUCKETS, BucketMap, BucketState, Key, Move, Place, StaleEpoch
+from dougong.shard.grouped import Done, Failed, Grouped, GroupUnit, buckets_of, read_grouped, write_grouped
 from dougong.shard.id_minter import IdMinter, IdSettings
 from dougong.shard.ids import IdParts, explain_id, is_aligned, pack_id, parse_id, shard_of, unpack_id
 from dougong.shard.layout import Layout, embedded_layout, load_layout
@@ -40,6 +43,10 @@ __all__ = [
     "BucketState",
     "ClockMovedBack",
     "ConsistentHashRouting",
+    "Done",
+    "Failed",
+    "GroupUnit",
+    "Grouped",
     "IdMinter",
     "IdParts",
     "IdSettings",
@@ -61,6 +68,7 @@ __all__ = [
     "Sweep",
     "UniqueIndex",
     "ask",
+    "buckets_of",
     "embedded_layout",
     "explain_id",
     "hash_bucket",
@@ -70,8 +78,10 @@ __all__ = [
     "open_sharded_store",
     "pack_id",
     "parse_id",
+    "read_grouped",
     "routing_of",
     "shard_of",
     "unpack_id",
     "verify",
+    "write_grouped",
 ]
