@@ -21,6 +21,7 @@ are refused by name.
 """
 
 from dougong.shard.buckets import BUCKETS, BucketMap, BucketState, Key, Move, Place, StaleEpoch
+from dougong.shard.entities import EntityDatabases, table_of
 from dougong.shard.grouped import Done, Failed, Grouped, GroupUnit, buckets_of, read_grouped, write_grouped
 from dougong.shard.id_minter import IdMinter, IdSettings
 from dougong.shard.ids import IdParts, explain_id, is_aligned, pack_id, parse_id, shard_of, unpack_id
@@ -44,6 +45,7 @@ __all__ = [
     "ClockMovedBack",
     "ConsistentHashRouting",
     "Done",
+    "EntityDatabases",
     "Failed",
     "GroupUnit",
     "Grouped",
@@ -81,6 +83,7 @@ __all__ = [
     "read_grouped",
     "routing_of",
     "shard_of",
+    "table_of",
     "unpack_id",
     "verify",
     "write_grouped",
