@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from dougong.app import default_system, load_system
+from dougong.app import configured_layouts, default_system, load_system
 from dougong.errors import Invalid, NotFound
 from dougong.shard import (
     Layout,
@@ -131,7 +131,11 @@ async def _opened(file: Path | None, name: str, data: Path | None) -> AsyncGener
 
 
 async def _embedded(name: str, data: Path | None) -> Layout:
-    directory = data if data is not None else Path("var") / load_system(default_system()).name
+    system = load_system(default_system())
+    directory = data if data is not None else Path("var") / system.name
+    configured = configured_layouts(system)
+    if name in configured or (not name and len(configured) == 1):
+        return configured[name or next(iter(configured))]
     names = sorted(path.name.removesuffix(_MAP) for path in directory.glob(f"{name or '*'}{_MAP}"))
     if not names:
         raise NotFound(f"no sharded store {name or 'is'} in {directory}; name its --layout or --data", code="no_map")
