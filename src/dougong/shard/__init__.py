@@ -8,8 +8,9 @@ an old map costs a retry and never a row in the wrong place.
     await users.migrate("users", migrations_from("shop.users.migrations"))        # all of them
     await users.store_of(user_id).write(unit)                                     # a `Store` for the rows of one key
 
-Ids say to which bucket they belong: `IdMinter` makes them, and nobody is asked for one. **A minter owns a stretch of
-time**: what it may mint lies between two marks that were made durable before, so no id is made twice.
+Ids say to which bucket they belong: `IdMinter` makes them, `BucketIds` for any bucket, and nobody is asked for one. **A
+minter owns a stretch of time**: what it may mint lies between two marks that were made durable before, so no id is made
+twice.
 
 Batches over many keys run as one unit per database (`write_grouped`), not one per key.
 
@@ -20,6 +21,7 @@ What it does not do: transactions over several databases (see `tcc`), and querie
 are refused by name.
 """
 
+from dougong.shard.bucket_ids import BucketIds
 from dougong.shard.buckets import BUCKETS, BucketMap, BucketState, Key, Move, Place, StaleEpoch
 from dougong.shard.entities import EntityDatabases, table_of
 from dougong.shard.grouped import Done, Failed, Grouped, GroupUnit, buckets_of, read_grouped, write_grouped
@@ -40,6 +42,7 @@ __all__ = [
     "BUCKETS",
     "Answer",
     "Backfill",
+    "BucketIds",
     "BucketMap",
     "BucketState",
     "ClockMovedBack",

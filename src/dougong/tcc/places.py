@@ -53,7 +53,7 @@ class OnePlace:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.table = FenceTable()
+        self.table: FenceTable = FenceTable()
 
     async def start(self) -> None:
         await self._store.migrate("dougong.tcc.fence", migrations_from(_FENCE))
