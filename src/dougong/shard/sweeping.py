@@ -82,6 +82,11 @@ class UniqueIndex:
 
         self._ready = await self._sharded.metadata.write(unit)
 
+    @property
+    def ready(self) -> bool:
+        """Whether it answers, as far as is known here."""
+        return self._ready
+
     async def write(self, key: Key, value: str, unit: Unit[R]) -> R:
         """See `Claims.write`."""
         return await self._claims.write(key, value, unit)

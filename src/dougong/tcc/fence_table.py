@@ -21,7 +21,7 @@ from dougong.tcc._protocol import BranchState
 from dougong.tcc.fence import FenceRow
 from dougong.tcc.id_lists import execute_with_ids, fetch_with_ids, ids_json, spread
 
-__all__ = ["FORGET_ROWS", "FenceTable", "ShardedFenceTable"]
+__all__ = ["FORGET_ROWS", "FenceTable", "ShardedFenceTable", "scope_number"]
 
 FORGET_ROWS = 5000
 """Rows deleted in one unit, about: forgetting must not hold up the writer."""
@@ -193,6 +193,6 @@ class ShardedFenceTable(FenceTable):
 
 
 def scope_number(participant: str, initiator: str) -> int:
-    """63 bits, the same wherever it is asked."""
+    """The number of a scope over many databases: 63 bits, the same in each of them."""
     digest = blake2b(f"{participant}\0{initiator}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
