@@ -16,7 +16,7 @@ from dougong.clock import SystemClock
 from dougong.contract import codec
 from dougong.errors import Conflict, Invalid, NotFound, Overloaded, Unauthenticated
 from dougong.rpc import JwtIssuer
-from dougong.shard import ShardedStore, embedded_layout, open_sharded_store
+from dougong.shard import BUCKETS, ShardedStore, embedded_layout, hash_bucket, is_aligned, open_sharded_store
 from dougong.store import migrations_from
 from shop.users import GetProfile, GetWallet, Login, Register, UpdateProfile, Users, UsersSettings
 from shop.users._demo import DEMO_PASSWORD, seed
@@ -146,4 +146,6 @@ async def test_a_database_is_filled_once_also_by_two_instances(desk: Desk) -> No
     token = await desk.users.login(Login(email="user-3@shop.example", password=DEMO_PASSWORD))
     assert token.user_id == "3"
     profile = await desk.users.register(ANN)
-    assert profile.user_id == "8"
+    user_id = int(profile.user_id)
+    assert is_aligned(user_id)
+    assert user_id % BUCKETS == hash_bucket(profile.email)
