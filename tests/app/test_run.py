@@ -16,12 +16,25 @@ import pytest
 from tests.app.conftest import PATIENCE_S
 from tests.app.sample import Greeter, Greeting, Hello
 
-from dougong.app import App, GetStatus, RunSettings, Status, load_run_settings, read_secrets, registry_url, run_apps
+from dougong.app import (
+    App,
+    GetStatus,
+    RunSettings,
+    Status,
+    configured_layouts,
+    load_run_settings,
+    load_system,
+    read_secrets,
+    registry_url,
+    run_apps,
+    shards_layout,
+)
 from dougong.contract import Service, rpc
 from dougong.errors import Forbidden, Invalid, Unauthenticated
 from dougong.evidence.engines import free_port
 from dougong.registry import Discovery, Instance, InstanceState, Registry, open_registry
 from dougong.rpc import client, close_client
+from dougong.shard import ShardedStore
 from dougong.store import Store, open_store
 
 ODD_PATH = "da ta#1%2F?x=y"  # a data directory is a path, not a piece of URL
@@ -321,3 +334,79 @@ async def test_an_apps_database_may_be_anywhere(
     store = await open_store(url)
     assert await store.fetch_all("SELECT id FROM greetings") == [(7,)]
     await store.close()
+
+
+async def test_a_sharded_app_has_its_rows_in_files_of_the_data_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, seen = sharded_greeter(tmp_path, monkeypatch)
+    data = tmp_path / "data"
+    for databases in (4, 4):
+        async with serving(RunSettings(data=str(data), log_level="error"), app):
+            assert len(seen[-1].databases.names) == databases
+    assert sorted(path.name for path in data.glob("greeter*.db")) == [
+        *(f"greeter.db-{number}.db" for number in range(4)),
+        "greeter.map.db",
+    ]
+
+
+async def test_or_wherever_is_configured(
+    tmp_path: Path, fresh_url: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, seen = sharded_greeter(tmp_path, monkeypatch)
+    urls = [fresh_url() for _ in range(3)]
+    system = tmp_path / "system.toml"
+    system.write_text(
+        f'name = "sample"\n[apps.greeter]\ntarget = "m:a"\n[apps.greeter.shards]\nmetadata = "{urls[0]}"\n'
+        f'[apps.greeter.shards.databases]\none = "{urls[1]}"\ntwo = "{urls[2]}"'
+    )
+    data = tmp_path / "data"
+    async with serving(RunSettings(data=str(data), system=str(system), log_level="error"), app):
+        assert seen[-1].databases.names == ("one", "two")
+    assert not list(data.glob("greeter*.db"))
+    assert list(configured_layouts(load_system(system))) == ["greeter"]
+
+
+def sharded_greeter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[App, list[ShardedStore]]:
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "sharded_greetings"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "0001_greetings.sql").write_text("CREATE TABLE greetings (id BIGINT PRIMARY KEY)")
+    seen: list[ShardedStore] = []
+
+    async def greet(store: ShardedStore) -> None:
+        await store.store_of(7).write(lambda tx: tx.execute("DELETE FROM greetings"))
+        seen.append(store)
+
+    return App("greeter", prepare=[greet], migrations="sharded_greetings", sharded=True), seen
+
+
+@pytest.mark.parametrize(
+    ("shards", "complaint"),
+    [
+        ("count = 0", "shards.count must be 1 to 128"),
+        ('url = "sqlite:///{number}.db"\n[apps.a.shards.databases]\nb = "sqlite:///b.db"', "either url and count"),
+        ("colour = 1", "unknown field"),
+    ],
+)
+def test_wrong_shards_are_named(tmp_path: Path, shards: str, complaint: str) -> None:
+    file = tmp_path / "system.toml"
+    file.write_text(f'name = "sample"\n[apps.a]\ntarget = "m:a"\n[apps.a.shards]\n{shards}')
+    with pytest.raises(Invalid, match=complaint):
+        load_system(file)
+
+
+def test_where_shards_are_may_be_said_in_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "system.toml"
+    file.write_text('name = "sample"\n[apps.a]\ntarget = "m:a"\n[apps.a.shards]\ncount = 128')
+    system = load_system(file)
+    environ = {"DOUGONG_DATABASE_A": "mysql://root@db/a_{number:03}"}
+    assert configured_layouts(system, {}) == {}
+    with pytest.raises(Invalid, match="DOUGONG_DATABASE_A_MAP"):
+        shards_layout("a", system, tmp_path, environ)
+    layout = shards_layout("a", system, tmp_path, {**environ, "DOUGONG_DATABASE_A_MAP": "mysql://root@db/a_map"})
+    assert layout.databases["db-7"] == "mysql://root@db/a_007"
+    assert len(layout.databases) == 128
+    with pytest.raises(TypeError, match="is sharded, so it has databases"):
+        App("a", sharded=True)

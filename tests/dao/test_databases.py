@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TypeVar
 
 import pytest
 
 from dougong.dao import DAO, Condition, Entity, Order, Page, column, create_tables
-from dougong.dao._databases import AT_ONCE_MAX, together
 from dougong.errors import Conflict, Invalid, Unavailable
 from dougong.store import Store, Tx, Value, open_store
+
+R = TypeVar("R")
 
 
 class Item(Entity, table="items", version="version", unique={"items_name": ["name"]}):
@@ -23,20 +25,47 @@ class Item(Entity, table="items", version="version", unique={"items_name": ["nam
 class Modulo:
     """The simplest sharded store there is."""
 
+    bucket_sql = "id % 128"
+
     def __init__(self, stores: Sequence[Store]) -> None:
         self.dialect = stores[0].dialect
         self.stores = stores
         self.gone: set[int] = set()
 
-    async def database_of(self, key: Value) -> Store:
+    def divided(self, table: str, key: str, bucket: str) -> Modulo:
+        assert (table, key, bucket) == ("items", "id", "")
+        return self
+
+    def store_of(self, key: Value) -> Store:
         assert isinstance(key, int)
         place = key % len(self.stores)
         if place in self.gone:
             raise Unavailable(f"database {place} is gone", code="gone")
         return self.stores[place]
 
-    async def all_databases(self) -> Sequence[Store]:
-        return self.stores
+    async def bucket_of(self, key: Value) -> int:
+        raise AssertionError("there is no column for it")
+
+    async def write_many(self, keys: Sequence[Value], unit: Callable[[Tx, list[int]], Awaitable[R]]) -> list[R]:
+        return await self._many(keys, lambda store, some: store.write(lambda tx: unit(tx, some)))
+
+    async def read_many(self, keys: Sequence[Value], unit: Callable[[Tx, list[int]], Awaitable[R]]) -> list[R]:
+        return await self._many(keys, lambda store, some: store.read(lambda tx: unit(tx, some)))
+
+    async def ask_all(self, question: Callable[[Store, str], Awaitable[R]]) -> list[R]:
+        owned = [range(place, 128, len(self.stores)) for place in range(len(self.stores))]
+        return [await question(store, ", ".join(map(str, own))) for store, own in zip(self.stores, owned, strict=True)]
+
+    async def _many(self, keys: Sequence[Value], work: Callable[[Store, list[int]], Awaitable[R]]) -> list[R]:
+        groups: dict[str, tuple[Store, list[int]]] = {}
+        for place, key in enumerate(keys):
+            store = self.store_of(key)
+            groups.setdefault(store.name, (store, []))[1].append(place)
+        done = await asyncio.gather(*(work(*group) for group in groups.values()), return_exceptions=True)
+        for result in done:
+            if isinstance(result, BaseException):
+                raise result
+        return [result for result in done if not isinstance(result, BaseException)]
 
 
 @pytest.fixture
@@ -177,29 +206,3 @@ async def test_a_database_that_is_gone_concerns_its_own_keys(databases: Modulo, 
     await databases.stores[2].close()
     with pytest.raises(Unavailable):  # no half answers
         await items.count(scatter=True)
-
-
-async def test_few_are_asked_at_once_and_all_are_waited_for() -> None:
-    running: set[int] = set()
-    most = 0
-    done: list[int] = []
-
-    def call(number: int) -> Callable[[], Awaitable[int]]:
-        async def run() -> int:
-            nonlocal most
-            running.add(number)
-            most = max(most, len(running))
-            await asyncio.sleep(0)
-            running.discard(number)
-            done.append(number)
-            if number == 3:
-                raise Unavailable("three")
-            return number
-
-        return run
-
-    with pytest.raises(Unavailable, match="three"):
-        await together([call(number) for number in range(40)])
-    assert most == AT_ONCE_MAX
-    assert len(done) == 40
-    assert await together([call(number) for number in range(4, 40)]) == list(range(4, 40))

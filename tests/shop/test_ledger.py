@@ -20,7 +20,7 @@ from shop.orders._feed import Feed
 from shop.orders._machine import OrderMachine, PaymentMachine
 from shop.orders._moves import Moves
 
-ID = ledger.place_id(1)
+ID = ledger.place_id(1, 1)
 S = OrderState
 
 
@@ -82,7 +82,7 @@ async def test_a_decision_moves_only_what_waits_for_one(store: Store, moves: Mov
 @pytest.mark.parametrize("before", list(S))
 async def test_only_what_has_not_shipped_can_be_cancelled(store: Store, moves: Moves, before: OrderState) -> None:
     await put(store, before)
-    first, second = ledger.reversal_id(2), ledger.reversal_id(3)
+    first, second = ledger.reversal_id(2, ID), ledger.reversal_id(3, ID)
     taken = await store.write(lambda tx: moves.start_cancelling(tx, ID, first))
     assert taken == (before in (S.CONFIRMED, S.PICKING))
     assert not await store.write(lambda tx: moves.start_cancelling(tx, ID, second))
@@ -110,7 +110,7 @@ async def test_a_report_moves_an_order_forward_or_not_at_all(
 
 async def test_a_refused_reversal_is_followed_by_another(store: Store, moves: Moves) -> None:
     await put(store, S.PICKING)
-    first, second = ledger.reversal_id(2), ledger.reversal_id(3)
+    first, second = ledger.reversal_id(2, ID), ledger.reversal_id(3, ID)
     await store.write(lambda tx: moves.start_cancelling(tx, ID, first))
     with pytest.raises(Conflict, match="unique_violated"):  # one is under way
         await store.write(lambda tx: ledger.start_reversal(tx, ID, second))
@@ -124,19 +124,19 @@ async def test_a_refused_reversal_is_followed_by_another(store: Store, moves: Mo
 
 
 async def test_only_an_order_that_could_not_be_tried_gives_its_key_back(store: Store, moves: Moves) -> None:
-    other = ledger.place_id(2)
+    other = ledger.place_id(2, 1)
     await insert(store, new(key="a"), new(other, key="b"))
     no = Decision(ID, False, "unavailable", "away"), Decision(other, False, "insufficient_stock", "none left")
     await settle(store, moves, *no)
     found = await store.read(lambda tx: ledger.find_by_key(tx, [(1, "a"), (1, "b")]))
     assert list(found) == [(1, "b")]
-    await insert(store, new(ledger.place_id(3), key="a"))
+    await insert(store, new(ledger.place_id(3, 1), key="a"))
     with pytest.raises(Conflict):
-        await insert(store, new(ledger.place_id(4), key="b"))
+        await insert(store, new(ledger.place_id(4, 1), key="b"))
 
 
 async def confirmed(store: Store, moves: Moves, *numbers: int) -> None:
-    ids = [ledger.place_id(n) for n in numbers]
+    ids = [ledger.place_id(n, 1) for n in numbers]
     await insert(store, *(new(id_) for id_ in ids))
     await settle(store, moves, *(Decision(id_, True) for id_ in ids))
 
@@ -152,7 +152,7 @@ async def test_the_feed_hands_out_what_concerns_others(store: Store, moves: Move
     assert await read(feed, 0) == await read(feed, 0) == ([1, 2, 3], 3)
     assert await read(feed, 0, limit=2) == ([1, 2], 2)
     assert await read(feed, 2) == ([3], 3)
-    await store.write(lambda tx: moves.advance(tx, [(ledger.place_id(1), S.PICKING)]))
+    await store.write(lambda tx: moves.advance(tx, [(ledger.place_id(1, 1), S.PICKING)]))
     assert await read(feed, 3) == ([], 4)
     await confirmed(store, moves, 4)
     assert await read(feed, 3) == await read(feed, 4) == ([5], 5)
@@ -215,7 +215,7 @@ async def test_orders_of_before_there_was_a_machine_go_on(tmp_path: Path) -> Non
             lambda tx, n=n, before=before: tx.execute(  # type: ignore[misc]
                 "INSERT INTO orders (id, user_id, state, total_minor, currency, lines, created_us, updated_us) "
                 "VALUES (?, 1, ?, 1, 'EUR', '[]', 1, 1)",
-                (ledger.place_id(n), before),
+                (ledger.place_id(n, 1), before),
             )
         )
     await store.migrate("orders", steps)
@@ -233,11 +233,15 @@ async def test_orders_of_before_there_was_a_machine_go_on(tmp_path: Path) -> Non
         await orders.stop()
         await store.close()
     happened = [(t.instance, t.event, t.target) for t in page.items]
-    assert sorted(happened) == [(2, "announce", "confirmed"), (4, "repick", "confirmed"), (6, "trace", "tracing")]
+    assert sorted(happened) == [
+        (ledger.place_id(1, 1), "announce", "confirmed"),
+        (ledger.place_id(2, 1), "repick", "confirmed"),
+        (ledger.place_id(3, 1), "trace", "tracing"),
+    ]
 
 
 async def test_a_customers_orders_are_paged_over_stretches_of_ids_newest_first(store: Store) -> None:
-    ids = [ledger.place_id(n) for n in (1, 2, 40_000, 40_001, 1_000_000, 1 << 40)]
+    ids = [ledger.place_id(n, 1) for n in (1, 2, 40_000, 40_001, 1_000_000, 1 << 40)]
     await insert(store, *[new(id_) for id_ in ids], ledger.NewOrder(ids[-1] + 2, 2, 250, "EUR", "[]", [], None))
     await store.write(lambda tx: tx.execute("UPDATE orders SET state = 'confirmed'"))
     seen: list[int] = []

@@ -78,7 +78,7 @@ async def _happen(events: Sequence[str]) -> None:
             orders = OrderMachine(store, clock, of_orders, payments)
             for machine in (payments, orders):
                 await machine.start(keep_time=False)
-            moves, id_ = Moves(orders, payments), ledger.place_id(1)
+            moves, id_ = Moves(orders, payments), ledger.place_id(1, 1)
             order = ledger.NewOrder(id_, 1, 250, "EUR", "[]", [], None, PaymentMethod.EXTERNAL)
             await store.write(lambda tx: ledger.insert(tx, [order], 1))
             await store.write(lambda tx: moves.settle(tx, [Decision(id_, True, held=True)]))
@@ -107,7 +107,7 @@ async def _one(tx: Tx, moves: Moves, id_: int, n: int, event: str) -> None:
     elif event in {"voided", "refunded"}:
         await getattr(moves, event)(tx, id_, f"evt_{n}")
     elif event == "cancel":
-        await moves.start_cancelling(tx, id_, ledger.reversal_id(100 + n))
+        await moves.start_cancelling(tx, id_, ledger.reversal_id(100 + n, id_))
     elif event in {"undone", "refused"}:
         rows = await tx.fetch_all("SELECT id FROM reversals WHERE undecided = 1")
         await moves.settle(tx, [Decision(int(str(row[0])), event == "undone") for row in rows])

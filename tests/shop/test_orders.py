@@ -243,7 +243,7 @@ async def test_a_repeat_of_an_order_in_doubt_does_not_hold_up_its_neighbours(sta
     """Its first process died with the order undecided: the others of a batch are not made to wait until it is."""
     till = await stand.open()
     lines = '[{"sku":"bolt","quantity":1}]'
-    left = ledger.NewOrder(ledger.place_id(1 << 40), 1, 250, "EUR", lines, [], "k")
+    left = ledger.NewOrder(ledger.place_id(1 << 40, 1), 1, 250, "EUR", lines, [], "k")
 
     async def unit(tx: Tx) -> None:
         await ledger.insert(tx, [left], 1)
@@ -340,7 +340,7 @@ async def test_somebody_elses_order_and_one_not_decided_are_not_there(stand: Sta
         await till.orders.get_order(GetOrder(order_id=placed.order_id, user_id="2"))
     with pytest.raises(NotFound):
         await till.orders.cancel_order(CancelOrder(order_id=placed.order_id, user_id="2"))
-    left = ledger.NewOrder(ledger.place_id(1 << 40), 1, 250, "EUR", "[]", [], None)
+    left = ledger.NewOrder(ledger.place_id(1 << 40, 1), 1, 250, "EUR", "[]", [], None)
 
     async def unit(tx: Tx) -> None:
         await ledger.insert(tx, [left], 1)

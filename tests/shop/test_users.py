@@ -16,30 +16,37 @@ from dougong.clock import SystemClock
 from dougong.contract import codec
 from dougong.errors import Conflict, Invalid, NotFound, Overloaded, Unauthenticated
 from dougong.rpc import JwtIssuer
-from dougong.store import Store, migrations_from, open_store
+from dougong.shard import BUCKETS, ShardedStore, embedded_layout, hash_bucket, is_aligned, open_sharded_store
+from dougong.store import migrations_from
 from shop.users import GetProfile, GetWallet, Login, Register, UpdateProfile, Users, UsersSettings
 from shop.users._demo import DEMO_PASSWORD, seed
 from shop.users._passwords import Passwords
+from shop.users.user_core import UserGateway
 
 ANN = Register(email="Ann@Example.org", password="correct horse", name="Ann")
 
 
 class Desk:
-    def __init__(self, store: Store, passwords: Passwords) -> None:
+    def __init__(self, store: ShardedStore, gateway: UserGateway, passwords: Passwords) -> None:
         self.store = store
+        self.gateway = gateway
         self.passwords = passwords
         key = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         issuer = JwtIssuer(key, kid="1", issuer="shop", audience="shop")
-        self.users = Users(store, SystemClock(), issuer, passwords, UsersSettings())
+        self.users = Users(gateway, issuer, passwords, UsersSettings())
 
 
 @pytest_asyncio.fixture
 async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    store = await open_store(f"sqlite:///{tmp_path / 'users.db'}", name="users")
+    store = await open_sharded_store(embedded_layout(tmp_path, "users"))
     await store.migrate("users", migrations_from("shop.users.migrations"))
+    gateway = UserGateway(store, SystemClock())
+    await gateway.start()
+    await gateway.fill([], [])
     passwords = Passwords()
-    yield Desk(store, passwords)
+    yield Desk(store, gateway, passwords)
     passwords.close()
+    await gateway.stop()
     await store.close()
 
 
@@ -57,7 +64,7 @@ async def test_an_account_opens_with_its_wallet_and_its_address_is_one_in_any_ca
 async def test_one_of_many_registrations_of_an_address_wins(desk: Desk) -> None:
     answers = await asyncio.gather(*(desk.users.register(ANN) for _ in range(4)), return_exceptions=True)
     assert sorted(type(answer).__name__ for answer in answers) == ["Conflict"] * 3 + ["Profile"]
-    assert await desk.store.fetch_one("SELECT count(*) FROM wallets") == (1,)
+    assert (await desk.gateway.books())[0] == 1
 
 
 async def test_unknown_address_and_wrong_password_are_told_alike_after_the_same_work(
@@ -133,10 +140,12 @@ def test_names_and_addresses_hold_nothing_that_disguises_them(hidden: str) -> No
 async def test_a_database_is_filled_once_also_by_two_instances(desk: Desk) -> None:
     settings = UsersSettings(demo_users=5)
     clock = SystemClock()
-    await asyncio.gather(*(seed(desk.store, clock, desk.passwords, settings) for _ in range(2)))
-    await seed(desk.store, clock, desk.passwords, settings)
-    assert await desk.store.fetch_one("SELECT count(*) FROM users") == (7,)
+    await asyncio.gather(*(seed(desk.gateway, clock, desk.passwords, settings) for _ in range(2)))
+    await seed(desk.gateway, clock, desk.passwords, settings)
+    assert (await desk.gateway.books())[0] == 7
     token = await desk.users.login(Login(email="user-3@shop.example", password=DEMO_PASSWORD))
     assert token.user_id == "3"
     profile = await desk.users.register(ANN)
-    assert profile.user_id == "8"
+    user_id = int(profile.user_id)
+    assert is_aligned(user_id)
+    assert user_id % BUCKETS == hash_bucket(profile.email)

@@ -22,9 +22,10 @@ from dougong.app._ports import check_port, parse_address
 from dougong.app._run import run_apps
 from dougong.app._secrets import Secrets, ensure_secrets, read_secrets
 from dougong.app._settings import DATABASE_PREFIX, RunSettings, load_run_settings
+from dougong.app._shards import configured_layouts, shards_layout
 from dougong.app._status import AppStatus, GetStatus, Glance, Status, StatusRow, StatusTable
 from dougong.app._supervisor import Process, ProcessState, Supervisor
-from dougong.app._system import AppSpec, System, default_system, load_system
+from dougong.app._system import AppSpec, ShardsSpec, System, default_system, load_system
 from dougong.app._urls import configured_database_url, database_url, registry_url
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "ProcessState",
     "RunSettings",
     "Secrets",
+    "ShardsSpec",
     "Status",
     "StatusRow",
     "StatusTable",
@@ -47,6 +49,7 @@ __all__ = [
     "System",
     "check_port",
     "configured_database_url",
+    "configured_layouts",
     "database_url",
     "default_system",
     "ensure_secrets",
@@ -59,4 +62,5 @@ __all__ = [
     "read_secrets",
     "registry_url",
     "run_apps",
+    "shards_layout",
 ]

@@ -25,6 +25,7 @@ class App:
     - `participants`: `Participant` classes, served with their fence on this app's database.
     - `front`: services of the system that this app also serves over HTTP; its own are served directly, others through
       their clients. An app with a front listens on an HTTP port.
+    - `sharded`: its database is many: services ask for a `ShardedStore` instead of a `Store`.
     - `migrations`: package that holds `NNNN_name.sql`; naming one gives the app a database.
     - `settings`: a Struct; its values come from the system file and the environment (`DOUGONG_APP_USERS_CURRENCY=USD`).
     - `prepare`: injected async functions that run before the first request is taken, e.g. to seed an empty database.
@@ -42,6 +43,7 @@ class App:
         participants: Sequence[type[Participant]] = (),  # type: ignore[type-arg]  # any payload
         front: Sequence[type[Service]] = (),
         migrations: str = "",
+        sharded: bool = False,
         settings: type[msgspec.Struct] | None = None,
         provide: Sequence[Provider] = (),
         prepare: Sequence[Work] = (),
@@ -54,12 +56,15 @@ class App:
             )
         if participants and not migrations:
             raise TypeError(f"app {name!r} takes part in transactions, so it needs a database: pass migrations=")
+        if sharded and not migrations:
+            raise TypeError(f"app {name!r} is sharded, so it has databases: pass migrations=")
         _refuse_twice(name, [describe(s).name for s in services] + [p.service for p in participants])
         self.name = name
         self.services = tuple(services)
         self.participants = tuple(participants)
         self.front = tuple(front)
         self.migrations = migrations
+        self.sharded = sharded
         self.settings = settings
         self.provide = tuple(provide)
         self.prepare = tuple(prepare)

@@ -17,6 +17,7 @@ from dougong.app._participants import Participants
 from dougong.app._ports import parse_address
 from dougong.app._secrets import Secrets
 from dougong.app._settings import APP_PREFIX, RunSettings
+from dougong.app._shards import shards_layout
 from dougong.app._status import Status
 from dougong.app._system import System
 from dougong.app._urls import configured_database_url, database_url
@@ -26,6 +27,7 @@ from dougong.contract import Service, describe
 from dougong.http import HttpFront, HttpServer
 from dougong.registry import Discovery, Instance, InstanceState, Registration, Registry
 from dougong.rpc import JwtIssuer, Server, client, close_client
+from dougong.shard import ShardedStore, open_sharded_store
 from dougong.store import Store, migrations_from, open_store
 from dougong.tcc import ParticipantService
 from dougong.telemetry import get_logger
@@ -79,8 +81,11 @@ class Running:
         injector.add(JwtIssuer, host.secrets.issuer(host.clock))
         if app.settings is not None:
             injector.add(app.settings, self._settings(app.settings))
-        store: Store | None = None
-        if app.migrations:
+        store: Store | ShardedStore | None = None
+        if app.sharded:
+            store = await self._open_sharded_store()
+            injector.add(ShardedStore, store)
+        elif app.migrations:
             store = await self._open_store()
             injector.add(Store, store)
         for provider in app.provide:
@@ -140,6 +145,13 @@ class Running:
         store = await open_store(url, name=name, clock=host.clock)
         self._stack.push_async_callback(store.close)
         await store.migrate(self._app.name, migrations_from(self._app.migrations))
+        return store
+
+    async def _open_sharded_store(self) -> ShardedStore:
+        name, host = self._app.name, self._host
+        store = await open_sharded_store(shards_layout(name, host.system, host.data), clock=host.clock)
+        self._stack.push_async_callback(store.close)
+        await store.migrate(name, migrations_from(self._app.migrations))
         return store
 
     async def _start(self, service: Service) -> None:

@@ -12,12 +12,29 @@ import msgspec
 
 from dougong.app._ports import parse_address
 from dougong.errors import Invalid, NotFound
+from dougong.shard import BUCKETS
 from dougong.store import check_database_url
 
-__all__ = ["AppSpec", "System", "default_system", "load_system"]
+__all__ = ["AppSpec", "ShardsSpec", "System", "default_system", "load_system"]
 
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+
+class ShardsSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where an app's 128 buckets lie, when it is a sharded one (see `Layout`)."""
+
+    count: int = 4
+    """Databases that `url` stands for, or files in the data directory."""
+    url: str = ""
+    """Of each database, with its number in the place of `{number}`; empty for files in the data directory. One with a
+    password is better set in the environment: `DOUGONG_DATABASE_USERS`, and the map's `DOUGONG_DATABASE_USERS_MAP`."""
+    databases: dict[str, str] = {}
+    """Or name → URL of each."""
+    metadata: str = ""
+    """URL of the database that keeps the bucket map."""
+    routing: str = "modulo"
+    spare_buckets: int = 0
 
 
 class AppSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,6 +51,8 @@ class AppSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """URL of its database; empty for a SQLite file in the data directory. One with a password is better set in the
     environment: `DOUGONG_DATABASE_ORDERS`."""
     settings: dict[str, object] = {}
+    shards: ShardsSpec | None = None
+    """Databases of an app that is sharded."""
 
 
 class System(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,6 +99,10 @@ def _check(path: Path, name: str, app: AppSpec) -> None:
             check_database_url(app.database)
         except Invalid as error:
             raise _invalid(path, f"{where}.database: {error.message}") from None
+    if app.shards is not None and not 1 <= app.shards.count <= BUCKETS:
+        raise _invalid(path, f"{where}.shards.count must be 1 to {BUCKETS}, not {app.shards.count}")
+    if app.shards is not None and app.shards.url and app.shards.databases:
+        raise _invalid(path, f"{where}.shards: give either url and count, or databases")
     if app.http:
         _, port = parse_address(app.http, f"system file {path}: {where}.http")
         if port + app.instances - 1 > 65535:

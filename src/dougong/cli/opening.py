@@ -10,7 +10,7 @@ from pathlib import Path
 import cyclopts
 import msgspec
 
-from dougong.app import default_system, load_system
+from dougong.app import configured_layouts, default_system, load_system
 from dougong.errors import Invalid, NotFound
 from dougong.shard import Layout, ShardedStore, embedded_layout, load_layout, open_sharded_store, routing_of
 
@@ -48,7 +48,11 @@ async def opened(file: Path | None, name: str, data: Path | None) -> AsyncGenera
 
 
 async def _embedded(name: str, data: Path | None) -> Layout:
-    directory = data if data is not None else Path("var") / load_system(default_system()).name
+    system = load_system(default_system())
+    directory = data if data is not None else Path("var") / system.name
+    configured = configured_layouts(system)
+    if name in configured or (not name and len(configured) == 1):
+        return configured[name or next(iter(configured))]
     names = sorted(path.name.removesuffix(_MAP) for path in directory.glob(f"{name or '*'}{_MAP}"))
     if not names:
         raise NotFound(f"no sharded store {name or 'is'} in {directory}; name its --layout or --data", code="no_map")

@@ -18,14 +18,14 @@ Types flow: `get` takes the key's type and returns `User | None`, and a column i
 Times (aware), dates, decimals, UUIDs, enums and JSON (lists, dicts, Structs) are stored the same way on every engine.
 Pages go by keyset, updates by version, a `Conflict` names the unique index that was hit.
 
-A DAO works on one `Store`, and unchanged on what implements `Databases`: many stores that divide the keys.
+A DAO works on one `Store`, and unchanged on a sharded one (`Divided`): many databases that divide the keys.
 
 It does not: map relations, track changes, alter tables (`create_tables` makes the first migration), or hide SQL: joins
 and aggregates are written as SQL and run through `store` or `tx`.
 """
 
 from dougong.dao._dao import DAO
-from dougong.dao._databases import Databases
+from dougong.dao._databases import Databases, Divided
 from dougong.dao._entity import Entity
 from dougong.dao._page import Page
 from dougong.dao._statements import create_table_sql, create_tables
@@ -36,6 +36,7 @@ __all__ = [
     "ColumnOf",
     "Condition",
     "Databases",
+    "Divided",
     "Entity",
     "Order",
     "Page",

@@ -9,11 +9,11 @@ from typing import Any, Generic, cast
 import msgspec
 from typing_extensions import TypeVar
 
-from dougong.dao._databases import Databases, OneStore, together
+from dougong.dao._databases import Databases, Divided
 from dougong.dao._entity import Entity, Shape, shape_of
 from dougong.dao._page import Page, decode_cursor, encode_cursor
 from dougong.dao._rows import Rows
-from dougong.dao._statements import Directions, Statements, keyset_parameters
+from dougong.dao._statements import OWNED, Directions, Statements, keyset_parameters
 from dougong.dao._where import Condition, Order, column_named, padded, parse, to_value
 from dougong.errors import Conflict, Invalid, NotFound
 from dougong.store import Row, Store, Tx, Value
@@ -31,7 +31,7 @@ _statements: dict[tuple[type[Entity], str], Statements] = {}
 
 
 class DAO(Generic[T, ID]):
-    """Reads and writes one entity, in one store or in the many of a sharded one (see `Databases`).
+    """Reads and writes one entity, in one store or in the many of a sharded one (see `Divided`).
 
         users = DAO(User, store)                             # DAO[User, int]; DAO[Tag, str] is said by annotation
         await users.create(User(1, "ada@example.org"))
@@ -42,40 +42,47 @@ class DAO(Generic[T, ID]):
     entity and field, in `fields`.
     """
 
-    def __init__(self, entity: type[T], databases: Store | Databases) -> None:
-        sharded = hasattr(databases, "database_of")
-        self._only: Store | None = None if sharded else cast(Store, databases)
-        self._databases = cast(Databases, databases) if sharded else OneStore(cast(Store, databases))
+    def __init__(self, entity: type[T], store: Store | Divided) -> None:
         self._entity = entity
         self._shape: Shape = shape_of(entity)
-        known = _statements.get((entity, databases.dialect))
+        shape, bucket = self._shape, self._shape.bucket.name if self._shape.bucket is not None else ""
+        self._only: Store | None = None
+        self._many: Databases | None = None
+        if getattr(store, "divided", None) is not None:
+            self._many = cast(Divided, store).divided(shape.table.name, shape.key.name, bucket)
+        else:
+            self._only = cast(Store, store)
+        known = _statements.get((entity, store.dialect))
         if known is None:
-            known = _statements[entity, databases.dialect] = Statements(self._shape, databases.dialect)
+            known = _statements[entity, store.dialect] = Statements(self._shape, store.dialect)
         self._sql = known
         self._rows = Rows(entity, self._shape)
         names = [column.name for column in self._shape.columns]
         self._key_at = names.index(self._shape.key.name)
         self._version_at = names.index(self._shape.version.name) if self._shape.version is not None else -1
+        self._bucket_at = names.index(bucket) if bucket and self._many is not None else -1
         self._key_name = self._shape.key.name
         self._held = self._shape.key.store
 
     async def create(self, entity: T, *, tx: Tx | None = None) -> None:
         """Insert; `Conflict` (code `unique_violated`) when the key or another unique value is taken."""
-        row = self._rows.store(entity)
+        row = await self._row(entity)
         await self._write(row[self._key_at], tx, lambda tx: tx.execute(self._sql.insert, row))
 
     async def create_many(self, entities: Iterable[T], *, tx: Tx | None = None) -> int:
         """Insert; how many. All or none in each database: one of several may fail, and is then raised, alone."""
-        rows = [self._rows.store(entity) for entity in entities]
+        rows = [await self._row(entity) for entity in entities]
         if tx is not None:
             return await self._named(tx.execute_many(self._sql.insert, rows))
         if not rows:
             return 0
-        parts = await self._by_database(rows, self._key_at)
-        return sum(await together([self._creating(store, part) for store, part in parts]))
+        if self._many is None:
+            return await self._named(self._store().write(lambda tx: tx.execute_many(self._sql.insert, rows)))
 
-    def _creating(self, store: Store, rows: list[list[Value]]) -> Callable[[], Awaitable[int]]:
-        return lambda: self._named(store.write(lambda tx: tx.execute_many(self._sql.insert, rows)))
+        async def unit(tx: Tx, some: list[int]) -> int:
+            return await tx.execute_many(self._sql.insert, [rows[place] for place in some])
+
+        return sum(await self._named(self._many.write_many([row[self._key_at] for row in rows], unit)))
 
     async def get(self, key: ID, *, tx: Tx | None = None) -> T | None:
         """The entity with this key, or None."""
@@ -83,7 +90,7 @@ class DAO(Generic[T, ID]):
             value = self._held(key)
         except (TypeError, ValueError):
             value = self._key(key)  # which says what is wrong
-        source = tx or self._only or await self._databases.database_of(value)
+        source = tx or self._only or self._store(value)
         row = await source.fetch_one(self._sql.get, (value,))
         return self._rows.load(row) if row is not None else None
 
@@ -96,30 +103,30 @@ class DAO(Generic[T, ID]):
 
     async def get_many(self, keys: Iterable[ID], *, tx: Tx | None = None) -> dict[ID, T]:
         """Those of the keys that exist, in one query per 512 and database."""
-        values = [(self._key(key),) for key in dict.fromkeys(keys)]
+        values = [self._key(key) for key in dict.fromkeys(keys)]
         if not values:
             return {}
-        parts: list[tuple[Tx | Store, list[tuple[Value]]]] = []
-        if tx is not None:
-            parts.append((tx, values))
+        if self._many is not None and tx is None:
+
+            async def unit(tx: Tx, some: list[int]) -> list[Row]:
+                return await self._get_rows(tx, [values[place] for place in some])
+
+            pages = await self._many.read_many(values, unit)
         else:
-            parts += await self._by_database(values, 0)
+            pages = [await self._get_rows(tx or self._store(), values)]
         found: dict[ID, T] = {}
-        for rows in await together([self._getting(source, part) for source, part in parts]):
+        for rows in pages:
             for row in rows:
                 entity = self._rows.load(row)
                 found[getattr(entity, self._key_name)] = entity
         return found
 
-    def _getting(self, source: Tx | Store, keys: list[tuple[Value]]) -> Callable[[], Awaitable[list[Row]]]:
-        async def get() -> list[Row]:
-            rows: list[Row] = []
-            for start in range(0, len(keys), KEYS_PER_QUERY):
-                values = padded([value for (value,) in keys[start : start + KEYS_PER_QUERY]])
-                rows += await source.fetch_all(self._sql.get_many(len(values)), values)
-            return rows
-
-        return get
+    async def _get_rows(self, source: Tx | Store, keys: list[Value]) -> list[Row]:
+        rows: list[Row] = []
+        for start in range(0, len(keys), KEYS_PER_QUERY):
+            values = padded(keys[start : start + KEYS_PER_QUERY])
+            rows += await source.fetch_all(self._sql.get_many(len(values)), values)
+        return rows
 
     async def find(
         self,
@@ -147,8 +154,9 @@ class DAO(Generic[T, ID]):
             held = [self._shape.by_name[name].held for name, _ in total]
             parameters += keyset_parameters(total, decode_cursor(words, held, after))
         parameters.append(limit + 1)
-        sql = self._sql.find(parts, total, after=after is not None)
-        pages = await self._ask(tx, scatter, lambda source: source.fetch_all(sql, parameters))
+        owned = self._owned(tx)
+        sql = self._sql.find(parts, total, after=after is not None, owned=owned)
+        pages = await self._ask(tx, scatter, sql, lambda source, sql: source.fetch_all(sql, parameters))
         places = [list(self._shape.by_name).index(name) for name, _ in total]
         rows = pages[0] if len(pages) == 1 else _merged(pages, places, [down for _, down in total])
         cursor: str | None = None
@@ -178,8 +186,8 @@ class DAO(Generic[T, ID]):
     async def count(self, *where: Condition, scatter: bool = False, tx: Tx | None = None) -> int:
         """How many rows fulfil all conditions."""
         parts, parameters = parse(self._entity, self._shape, where)
-        sql = self._sql.count(parts)
-        rows = await self._ask(tx, scatter, lambda source: source.fetch_one(sql, parameters))
+        sql = self._sql.count(parts, owned=self._owned(tx))
+        rows = await self._ask(tx, scatter, sql, lambda source, sql: source.fetch_one(sql, parameters))
         return sum(cast(int, row[0]) for row in rows if row is not None)
 
     async def update(self, entity: T, *, tx: Tx | None = None) -> T:
@@ -189,6 +197,8 @@ class DAO(Generic[T, ID]):
         `stale_version`): read again, then decide. `NotFound` when the row is gone.
         """
         version = self._shape.version
+        if self._bucket_at >= 0:
+            entity = await self._placed(entity)
         new, old = entity, self._rows.store(entity)
         if version is not None:
             new = msgspec.structs.replace(entity, **{version.name: getattr(entity, version.name) + 1})
@@ -222,7 +232,7 @@ class DAO(Generic[T, ID]):
         `Conflict` when another row has a unique value of it. Two statements, and the same on every engine: what MySQL
         offers for it would overwrite that other row.
         """
-        row = self._rows.store(entity)
+        row = await self._row(entity)
         key = row[self._key_at]
         kept = {self._key_at, self._version_at} if len(row) > 1 else set[int]()
         parameters = [*(value for place, value in enumerate(row) if place not in kept), key]
@@ -241,8 +251,7 @@ class DAO(Generic[T, ID]):
     async def _write(self, key: Value, tx: Tx | None, unit: Callable[[Tx], Awaitable[R]]) -> R:
         if tx is not None:
             return await self._named(unit(tx))
-        store = self._only or await self._databases.database_of(key)
-        return await self._named(store.write(unit))
+        return await self._named((self._only or self._store(key)).write(unit))
 
     async def _named(self, writing: Awaitable[R]) -> R:
         """Conflicts as the entity's declaration calls them, on every engine."""
@@ -255,26 +264,41 @@ class DAO(Generic[T, ID]):
             conflict.fields.setdefault("entity", self._shape.name)
             raise
 
-    async def _ask(self, tx: Tx | None, scatter: bool, question: Callable[[Tx | Store], Awaitable[R]]) -> list[R]:
+    async def _ask(
+        self, tx: Tx | None, scatter: bool, sql: str, question: Callable[[Tx | Store, str], Awaitable[R]]
+    ) -> list[R]:
         """The answers of the one database there is, or of all."""
         if tx is not None:
             if scatter:
                 raise self._invalid("a unit sees its own database only; leave scatter=True or tx= out", "bad_scatter")
-            return [await question(tx)]
-        if self._only is not None:
-            return [await question(self._only)]
+            return [await question(tx, sql)]
+        if self._many is None:
+            return [await question(self._store(), sql)]
         if not scatter:
             raise self._invalid("its rows are in several databases; say scatter=True to ask all of them", "no_scatter")
-        return await together([_bound(question, store) for store in await self._databases.all_databases()])
+        return await self._many.ask_all(lambda store, owned: question(store, sql.replace(OWNED, owned)))
 
-    async def _by_database(self, rows: Sequence[R], key_at: int) -> list[tuple[Store, list[R]]]:
-        if self._only is not None:
-            return [(self._only, list(rows))]
-        parts: dict[int, tuple[Store, list[R]]] = {}
-        for row in rows:
-            store = await self._databases.database_of(cast(Row, row)[key_at])
-            parts.setdefault(id(store), (store, []))[1].append(row)
-        return list(parts.values())
+    def _owned(self, tx: Tx | None) -> str:
+        """What tells a database's own rows from those that a move has left there, or not yet handed over."""
+        return self._many.bucket_sql if self._many is not None and tx is None else ""
+
+    def _store(self, key: Value = None) -> Store:
+        if self._many is not None:
+            return self._many.store_of(key)
+        assert self._only is not None  # one of the two is there
+        return self._only
+
+    async def _row(self, entity: T) -> list[Value]:
+        row = self._rows.store(entity)
+        if self._bucket_at >= 0 and self._many is not None:
+            row[self._bucket_at] = await self._many.bucket_of(row[self._key_at])
+        return row
+
+    async def _placed(self, entity: T) -> T:
+        """The entity with its bucket in it."""
+        assert self._shape.bucket is not None  # who calls this has looked
+        row = await self._row(entity)
+        return msgspec.structs.replace(entity, **{self._shape.bucket.name: row[self._bucket_at]})
 
     def _key(self, key: ID) -> Value:
         return to_value(self._shape, self._shape.key, key)
@@ -297,10 +321,6 @@ class DAO(Generic[T, ID]):
             total.setdefault(column.name, asked.down)
         total.setdefault(self._key_name, bool(total) and list(total.values())[-1])
         return tuple(total.items())
-
-
-def _bound(question: Callable[[Tx | Store], Awaitable[R]], store: Store) -> Callable[[], Awaitable[R]]:
-    return lambda: question(store)
 
 
 def _merged(pages: list[list[Row]], places: list[int], downs: list[bool]) -> list[Row]:

@@ -24,6 +24,7 @@ class _Declared(msgspec.Struct, frozen=True):
     key: str
     version: str
     unique: dict[str, tuple[str, ...]]
+    bucket: str = ""
 
 
 class _EntityMeta(msgspec.StructMeta):
@@ -39,12 +40,13 @@ class _EntityMeta(msgspec.StructMeta):
         key: str = "id",
         version: str = "",
         unique: Mapping[str, Sequence[str]] | None = None,
+        bucket: str = "",
         **options: Any,
     ) -> Any:
         made: Any = super().__new__(mcls, name, bases, namespace, **options)
         if table:
             names = {index: tuple(columns) for index, columns in (unique or {}).items()}
-            made.__declared__ = _Declared(table, key, version, names)
+            made.__declared__ = _Declared(table, key, version, names, bucket)
         return made
 
 
@@ -59,7 +61,9 @@ class Entity(msgspec.Struct, metaclass=_EntityMeta, frozen=True):
             version: int = 1
 
     `key` names the primary key (default `id`). `version` names an integer that `update` checks and counts up. `unique`
-    names the table's unique indexes, so that a `Conflict` can say which one. Frozen: change a copy with
+    names the table's unique indexes, so that a `Conflict` can say which one (on a sharded store they hold within each
+    database: see `UniqueIndex`). `bucket` names an integer that a DAO over a sharded store fills with the bucket of the
+    key; without it, that is `key % 128`. Frozen: change a copy with
     `msgspec.structs.replace`.
     """
 
@@ -76,6 +80,7 @@ class Shape(msgspec.Struct, frozen=True):
     by_name: dict[str, Column]
     key: Column
     version: Column | None
+    bucket: Column | None
     unique: dict[str, tuple[str, str]]
     """What an engine calls a unique constraint (`users.email`, `PRIMARY`) → the index's own name and its fields."""
 
@@ -91,13 +96,15 @@ def shape_of(entity: type[Entity]) -> Shape:
     hints = typing.get_type_hints(entity, include_extras=True)
     columns = tuple(column_for(entity.__name__, name, hints[name]) for name in entity.__struct_fields__)
     by_name = {each.name: each for each in columns}
-    for what, name in (("key", declared.key), ("version", declared.version)):
+    for what, name in (("key", declared.key), ("version", declared.version), ("bucket", declared.bucket)):
         if name and name not in by_name:
             raise TypeError(f"{entity.__name__}: {what}={name!r} is no field of it")
         if name and by_name[name].nullable:
             raise TypeError(f"{entity.__name__}: {what}={name!r} must not be None")
     if declared.version and hints[declared.version] is not int:
         raise TypeError(f"{entity.__name__}: version={declared.version!r} must be an int: it is counted up")
+    if declared.bucket and hints[declared.bucket] is not int:
+        raise TypeError(f"{entity.__name__}: bucket={declared.bucket!r} must be an int")
     for index, names in declared.unique.items():
         for name in names:
             if name not in by_name:
@@ -127,6 +134,7 @@ def shape_of(entity: type[Entity]) -> Shape:
         known_as.append(", ".join(f"{declared.table}.{name}" for name in names))  # SQLite names the columns
         unique.update(dict.fromkeys(known_as, (index, ", ".join(names))))
     version = by_name[declared.version] if declared.version else None
-    shape = Shape(entity.__name__, table, columns, by_name, by_name[declared.key], version, unique)
+    bucket = by_name[declared.bucket] if declared.bucket else None
+    shape = Shape(entity.__name__, table, columns, by_name, by_name[declared.key], version, bucket, unique)
     entity.__shape__ = shape
     return shape

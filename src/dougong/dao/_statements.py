@@ -17,12 +17,14 @@ from dougong.dao._entity import Entity, Shape, shape_of
 from dougong.dao._where import Part, parameter, render
 from dougong.store import Migration
 
-__all__ = ["Directions", "Statements", "create_table_sql", "create_tables", "keyset_parameters"]
+__all__ = ["OWNED", "Directions", "Statements", "create_table_sql", "create_tables", "keyset_parameters"]
 
 Directions = tuple[tuple[str, bool], ...]
 """Column and whether it descends, the key last."""
 
 KEPT_MAX = 1000
+OWNED = "{owned}"
+"""Stands in the text where the buckets of the database that is asked are listed."""
 
 DIALECTS: dict[str, Callable[..., sa.Dialect]] = {
     "sqlite": sqlite.dialect,
@@ -92,17 +94,20 @@ class Statements:
             lambda: self._table.select().where(self._key.in_([parameter() for _ in range(count)])),
         )
 
-    def count(self, parts: tuple[Part, ...]) -> str:
-        return self._keep(
-            ("count", parts),
-            lambda: sa.select(sa.func.count()).select_from(self._table).where(*render(self._shape, parts)),
-        )
+    def count(self, parts: tuple[Part, ...], *, owned: str = "") -> str:
+        """`owned`: SQL of a row's bucket, to count the database's own rows only (see `OWNED`)."""
 
-    def find(self, parts: tuple[Part, ...], order: Directions, *, after: bool) -> str:
+        def make() -> sa.Select[Any]:
+            query = sa.select(sa.func.count()).select_from(self._table)
+            return query.where(*render(self._shape, parts), *_of_own(owned))
+
+        return self._keep(("count", parts, owned), make)
+
+    def find(self, parts: tuple[Part, ...], order: Directions, *, after: bool, owned: str = "") -> str:
         """Parameters: those of the conditions, those of `after` (see `keyset_parameters`), the limit."""
 
         def make() -> sa.Select[Any]:
-            query = self._table.select().where(*render(self._shape, parts))
+            query = self._table.select().where(*render(self._shape, parts), *_of_own(owned))
             if after:
                 query = query.where(self._behind(order))
             columns = self._table.c
@@ -110,7 +115,7 @@ class Statements:
             # The offset is said as text: SQLite's dialect would add a parameter for the 0.
             return query.limit(parameter()).offset(sa.literal_column("0"))
 
-        return self._keep(("find", parts, order, after), make)
+        return self._keep(("find", parts, order, after, owned), make)
 
     def _behind(self, order: Directions) -> sa.ColumnElement[bool]:
         """What comes after a row in `order`: (a, b) > (?, ?), written out where directions differ."""
@@ -140,6 +145,10 @@ class Statements:
 
     def _text(self, statement: Any) -> str:
         return str(statement.compile(dialect=self._dialect, compile_kwargs={"render_postcompile": True}))
+
+
+def _of_own(bucket_sql: str) -> list[sa.ColumnElement[bool]]:
+    return [sa.literal_column(f"{bucket_sql} IN ({OWNED})", sa.Boolean)] if bucket_sql else []
 
 
 def keyset_parameters(order: Directions, values: list[Any]) -> list[Any]:

@@ -8,8 +8,11 @@ an old map costs a retry and never a row in the wrong place.
     await users.migrate("users", migrations_from("shop.users.migrations"))        # all of them
     await users.store_of(user_id).write(unit)                                     # a `Store` for the rows of one key
 
-Ids say to which bucket they belong: `IdMinter` makes them, and nobody is asked for one. **A minter owns a stretch of
-time**: what it may mint lies between two marks that were made durable before, so no id is made twice.
+Ids say to which bucket they belong: `IdMinter` makes them, `BucketIds` for any bucket, and nobody is asked for one. **A
+minter owns a stretch of time**: what it may mint lies between two marks that were made durable before, so no id is made
+twice.
+
+Batches over many keys run as one unit per database (`write_grouped`), not one per key.
 
 Buckets move while they are in use, and come back if they must (`Mover`, `rebalance`).
 
@@ -20,7 +23,10 @@ What it does not do: transactions over several databases (see `tcc`), and querie
 are refused by name.
 """
 
+from dougong.shard.bucket_ids import BucketIds
 from dougong.shard.buckets import BUCKETS, BucketMap, BucketState, Key, Move, Place, StaleEpoch
+from dougong.shard.entities import EntityDatabases, table_of
+from dougong.shard.grouped import Done, Failed, Grouped, GroupUnit, buckets_of, read_grouped, write_grouped
 from dougong.shard.id_minter import IdMinter, IdSettings
 from dougong.shard.ids import IdParts, explain_id, is_aligned, pack_id, parse_id, shard_of, unpack_id
 from dougong.shard.layout import Layout, embedded_layout, load_layout
@@ -41,10 +47,16 @@ __all__ = [
     "BUCKETS",
     "Answer",
     "Backfill",
+    "BucketIds",
     "BucketMap",
     "BucketState",
     "ClockMovedBack",
     "ConsistentHashRouting",
+    "Done",
+    "EntityDatabases",
+    "Failed",
+    "GroupUnit",
+    "Grouped",
     "IdMinter",
     "IdParts",
     "IdSettings",
@@ -70,6 +82,7 @@ __all__ = [
     "Sweep",
     "UniqueIndex",
     "ask",
+    "buckets_of",
     "embedded_layout",
     "explain_id",
     "hash_bucket",
@@ -80,9 +93,12 @@ __all__ = [
     "pack_id",
     "parse_id",
     "plan_moves",
+    "read_grouped",
     "rebalance",
     "routing_of",
     "shard_of",
+    "table_of",
     "unpack_id",
     "verify",
+    "write_grouped",
 ]

@@ -25,6 +25,9 @@ Key = int | str
 class StaleEpoch(Unavailable):
     """The database does not own the bucket (any more), or takes no writes for it: read the map again, then retry."""
 
+    buckets: tuple[int, ...] = ()
+    """Those in the way, of the ones that were asked for."""
+
     def __init__(self, message: str, **fields: str | int) -> None:
         super().__init__(message, code="stale_epoch", retry_after_s=0.1, **fields)
 

@@ -10,13 +10,24 @@ stays, as `gone`. So a step of a move that comes late, after all is over, change
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeVar, cast
 
 from dougong.shard.buckets import BucketState, StaleEpoch
 from dougong.store import Migration, Store, Tx, Unit
 
-__all__ = ["GONE", "OWNER_MIGRATIONS", "change_state", "guarded", "own", "owned", "release", "require"]
+__all__ = [
+    "GONE",
+    "OWNER_MIGRATIONS",
+    "change_state",
+    "guarded",
+    "guarded_all",
+    "own",
+    "owned",
+    "release",
+    "require",
+    "require_all",
+]
 
 R = TypeVar("R")
 
@@ -37,10 +48,10 @@ OWNER_MIGRATIONS = [
 GONE = "gone"
 """State of a bucket that this database had, up to that epoch."""
 _LOOK = "SELECT epoch, state FROM dougong_bucket_owner WHERE bucket = ?"
-_LOCK = {
-    "sqlite": _LOOK,
-    "mysql": _LOOK + " LOCK IN SHARE MODE",  # MariaDB has no FOR SHARE, MySQL knows both
-    "postgresql": _LOOK + " FOR SHARE",
+_SHARED = {
+    "sqlite": "",
+    "mysql": " LOCK IN SHARE MODE",  # MariaDB has no FOR SHARE, MySQL knows both
+    "postgresql": " FOR SHARE",
 }
 _OWN = "INSERT INTO dougong_bucket_owner (bucket, epoch, state) VALUES (?, ?, ?)"
 _OWN_AGAIN = "UPDATE dougong_bucket_owner SET epoch = ?, state = ? WHERE bucket = ?"
@@ -50,7 +61,7 @@ _NOT_WRITTEN = frozenset({BucketState.FENCED.value, GONE})
 
 def guarded(unit: Unit[R], store: Store, bucket: int, epoch: int) -> Unit[R]:
     """`unit`, run only where this database owns the bucket and takes writes; else it raises `StaleEpoch`."""
-    look, name = _LOCK[store.dialect], store.name
+    look, name = _LOOK + _SHARED[store.dialect], store.name
 
     async def checked(tx: Tx) -> R:
         row = await tx.fetch_one(look, (bucket,))
@@ -78,6 +89,48 @@ async def require(reader: Store | Tx, name: str, expected: Mapping[int, int]) ->
     )
     for bucket, epoch in missing:
         raise _stale(name, bucket, epoch, await reader.fetch_one(_LOOK, (bucket,)))
+
+
+def guarded_all(unit: Unit[R], store: Store, expected: Mapping[int, int]) -> Unit[R]:
+    """As `guarded`, for all of `expected` (bucket → epoch) at once; `StaleEpoch.buckets` names those in the way."""
+    name = store.name
+    look, lock = _look_all(len(expected)), _SHARED[store.dialect]
+
+    async def checked(tx: Tx) -> R:
+        rows = await tx.fetch_all(look + lock, _padded(list(expected)))
+        has = {bucket: (epoch, state) for bucket, epoch, state in rows}
+        stale = [
+            bucket
+            for bucket, epoch in expected.items()
+            if has.get(bucket, (0, ""))[0] != epoch or has[bucket][1] in _NOT_WRITTEN
+        ]
+        if stale:
+            raise _stale(name, stale[0], expected[stale[0]], has.get(stale[0]), stale)
+        return await unit(tx)
+
+    checked.__qualname__ = getattr(unit, "__qualname__", checked.__qualname__)
+    return checked
+
+
+async def require_all(tx: Tx, name: str, expected: Mapping[int, int]) -> None:
+    """As `require`, naming all that are in the way."""
+    rows = await tx.fetch_all(_look_all(len(expected)), _padded(list(expected)))
+    has = {bucket: (epoch, state) for bucket, epoch, state in rows}
+    stale = [
+        bucket for bucket, epoch in expected.items() if has.get(bucket, (0, ""))[0] != epoch or has[bucket][1] == GONE
+    ]
+    if stale:
+        raise _stale(name, stale[0], expected[stale[0]], has.get(stale[0]), stale)
+
+
+def _look_all(count: int) -> str:
+    """Few different statements, however many buckets: the number of marks is a power of two."""
+    marks = ", ".join("?" * (1 << (count - 1).bit_length()))
+    return f"SELECT bucket, epoch, state FROM dougong_bucket_owner WHERE bucket IN ({marks})"  # noqa: S608 (marks)
+
+
+def _padded(buckets: list[int]) -> list[int]:
+    return buckets + [buckets[-1]] * ((1 << (len(buckets) - 1).bit_length()) - len(buckets))
 
 
 async def owned(reader: Store | Tx) -> dict[int, tuple[int, str]]:
@@ -118,6 +171,8 @@ async def release(tx: Tx, bucket: int, epoch: int) -> None:
         await tx.execute("UPDATE dougong_bucket_owner SET state = ? WHERE bucket = ?", (GONE, bucket))
 
 
-def _stale(name: str, bucket: int, epoch: int, row: object) -> StaleEpoch:
+def _stale(name: str, bucket: int, epoch: int, row: object, all_: Sequence[int] = ()) -> StaleEpoch:
     has = f"has it as {row}" if row is not None else "does not own it"
-    return StaleEpoch(f"bucket {bucket} under epoch {epoch}: database {name} {has}", bucket=bucket, shard=name)
+    stale = StaleEpoch(f"bucket {bucket} under epoch {epoch}: database {name} {has}", bucket=bucket, shard=name)
+    stale.buckets = tuple(all_) or (bucket,)
+    return stale

@@ -18,7 +18,7 @@ from dougong.shard.routing import ModuloRouting
 from dougong.shard.sharded import AT_ONCE, ShardedStore
 from dougong.store import Row, Store
 
-__all__ = ["Answer", "ask", "lookup"]
+__all__ = ["Answer", "ask", "check_bucket", "lookup", "spread"]
 
 R = TypeVar("R")
 
@@ -61,7 +61,7 @@ async def ask(
             f"a query of {query.table.name} names the key it is about, or says scatter=True to ask all databases",
             code="scatter_refused",
         )
-    _check_bucket(sharded, query.table)
+    check_bucket(sharded, query.table)
     cursor = read_cursor(sharded.maps.cursor_key, query, after) if after is not None else None
     if cursor is not None and cursor.version > sharded.map.version:
         await sharded.refresh()
@@ -80,7 +80,7 @@ async def ask(
         async def totals(store: Store, buckets: Mapping[int, int]) -> list[Row]:
             return await store.fetch_all(_filled(plan.sql, buckets), plan.parameters)
 
-        _, sums, failed = await _spread(sharded, only, totals, at_once=at_once, partial=partial)
+        _, sums, failed = await spread(sharded, only, totals, at_once=at_once, partial=partial)
         return Answer(merge_totals(plan, sums), None, failed)
 
     asked = plan.share(databases)
@@ -89,7 +89,7 @@ async def ask(
         async def work(store: Store, buckets: Mapping[int, int], asked: int = asked) -> list[Row]:
             return await store.fetch_all(_filled(plan.sql, buckets, asked), plan.parameters)
 
-        version, answers, failed = await _spread(sharded, only, work, at_once=at_once, partial=partial)
+        version, answers, failed = await spread(sharded, only, work, at_once=at_once, partial=partial)
         merged = merge_rows(plan, answers, offset=query.offset, limit=query.limit, asked=asked)
         if not merged.short:
             break
@@ -111,7 +111,7 @@ async def lookup(
         raise Invalid(f"{len(wanted)} keys in one lookup; ask for {KEYS_MAX} at a time", code="too_many_keys")
     if not wanted:
         return {}
-    _check_bucket(sharded, table)
+    check_bucket(sharded, table)
     by_bucket: dict[int, list[Key]] = {}
     for key in wanted:
         try:
@@ -130,12 +130,12 @@ async def lookup(
             rows += await store.fetch_all(_filled(plan.sql, buckets, len(part)), plan.parameters)
         return rows
 
-    _, answers, _ = await _spread(sharded, list(by_bucket), work, at_once=at_once, partial=False)
+    _, answers, _ = await spread(sharded, list(by_bucket), work, at_once=at_once, partial=False)
     width = 1 + len(select)
     return {cast("Key", row[0]): row[1:width] for rows in answers.values() for row in rows}
 
 
-async def _spread(
+async def spread(
     sharded: ShardedStore,
     only: Sequence[int] | None,
     work: Callable[[Store, Mapping[int, int]], Awaitable[R]],
@@ -181,7 +181,8 @@ def _filled(sql: str, buckets: Iterable[int], rows: int = 0) -> str:
     return sql.replace("{owned}", ", ".join(map(str, buckets))).replace("{rows}", str(rows))
 
 
-def _check_bucket(sharded: ShardedStore, table: ShardedTable) -> None:
+def check_bucket(sharded: ShardedStore, table: ShardedTable) -> None:
+    """`Invalid` (code `no_bucket_column`) when a row of this table does not show its bucket."""
     if not table.bucket and sharded.routing.name != ModuloRouting.name:
         raise Invalid(
             f"with {sharded.routing.name} routing a row does not show its bucket: give table {table.name} a column for"

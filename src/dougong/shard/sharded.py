@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -30,6 +30,9 @@ from dougong.shard.ring import ConsistentHashRouting
 from dougong.shard.routing import ModuloRouting, Routing
 from dougong.store import Migration, Row, Store, Tx, Unit, Value, open_store
 from dougong.telemetry import counter, get_logger
+
+if TYPE_CHECKING:
+    from dougong.shard.entities import EntityDatabases  # which needs this module
 
 __all__ = ["PlacedStore", "Placement", "ShardedStore", "open_sharded_store", "routing_of"]
 
@@ -226,6 +229,12 @@ class ShardedStore:
     async def declare(self, *tables: ShardedTable) -> None:
         """Say that the rows of these tables belong to buckets: what a move takes along."""
         await self.maps.declare({table.name: table.bucket_sql for table in tables})
+
+    def divided(self, table: str, key: str, bucket: str) -> EntityDatabases:
+        """For a `DAO`: `DAO(User, users)` works as over a plain store."""
+        from dougong.shard.entities import EntityDatabases
+
+        return EntityDatabases(self, ShardedTable(table, key, bucket))
 
     async def refresh(self) -> None:
         """Read the map again. Who comes while it is being read shares that."""

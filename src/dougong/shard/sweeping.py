@@ -8,7 +8,9 @@ import msgspec
 
 from dougong.errors import Conflict, Unavailable
 from dougong.shard.buckets import BUCKETS, Key
+from dougong.shard.grouped import write_grouped
 from dougong.shard.query import ShardedTable
+from dougong.shard.ring import hash_bucket
 from dougong.shard.sharded import ShardedStore
 from dougong.shard.unique import UNIQUE_MIGRATIONS, UNIQUE_TABLES, Claims, entry_of
 from dougong.store import Migration, Tx, Unit
@@ -80,6 +82,11 @@ class UniqueIndex:
 
         self._ready = await self._sharded.metadata.write(unit)
 
+    @property
+    def ready(self) -> bool:
+        """Whether it answers, as far as is known here."""
+        return self._ready
+
     async def write(self, key: Key, value: str, unit: Unit[R]) -> R:
         """See `Claims.write`."""
         return await self._claims.write(key, value, unit)
@@ -111,8 +118,8 @@ class UniqueIndex:
             )
             page = await store.fetch_all(sql.format(behind=""))
             while page:
-                for key, value in cast("list[tuple[Key, str]]", page):
-                    rows += 1
+                rows += len(page)
+                for key, value in await self._claim_new(cast("list[tuple[Key, str]]", page)):
                     try:
                         while await self._claims.claim(key, value) is None:
                             pass  # each round was won by somebody else
@@ -122,6 +129,12 @@ class UniqueIndex:
         if not duplicates:
             await self._set_ready()
         return Backfill(rows, tuple(duplicates))
+
+    async def _claim_new(self, page: list[tuple[Key, str]]) -> list[tuple[Key, str]]:
+        """Claim what nobody has claimed, one unit per database; the rest of the page."""
+        buckets = [hash_bucket(value) for _, value in page]
+        grouped = await write_grouped(self._sharded, page, buckets, self._claims.claim_new)
+        return [row for rest in grouped.whole() for row in rest]
 
     async def sweep(self, *, older_than_s: float = 60.0) -> Sweep:
         """Drop the entries whose rows do not have their values. Those claimed lately are left in peace.

@@ -4,6 +4,8 @@ The one idea: **reserve first, then decide once, then tell.** Try reserves at ev
 money); the decision is one row in the initiator's own database, written together with its business rows; Confirm and
 Cancel are told until they are heard. All of it in batches, so that a transaction costs microseconds.
 
+Over a sharded store, a participant's units run in each database for its own branches (decision 0026).
+
 A participant writes three methods over lists:
 
     class Stock(Participant[Reserve], service="shop.v1.Stock", payload=Reserve):
@@ -30,6 +32,7 @@ transaction.
 
 from dougong.tcc._protocol import BranchState, Hold, Participant, Refusal, TransactionState
 from dougong.tcc.coordinator import Coordinator
+from dougong.tcc.fence_table import scope_number
 from dougong.tcc.nested import NestedService
 from dougong.tcc.operator import DeadLetter, Operator, Transaction
 from dougong.tcc.participant import ParticipantService, participant_service
@@ -57,4 +60,5 @@ __all__ = [
     "TransactionState",
     "Triggers",
     "participant_service",
+    "scope_number",
 ]

@@ -8,6 +8,7 @@ from typing import ClassVar, Generic, TypeVar
 
 import msgspec
 
+from dougong.shard import Key
 from dougong.store import Tx
 
 __all__ = ["BranchState", "Hold", "Participant", "Refusal", "TransactionState"]
@@ -70,6 +71,13 @@ class Participant(Generic[P]):
         super().__init_subclass__(**kwargs)
         cls.service = service
         cls.payload = payload
+
+    def key(self, payload: P) -> Key | None:
+        """Over a sharded store: the key whose rows this hold changes; its bucket has to be `transaction % 128`.
+
+        None: not looked at.
+        """
+        return None
 
     async def try_(self, tx: Tx, holds: Sequence[Hold[P]]) -> Sequence[Refusal | None]:
         """Reserve; one answer per hold, None for yes. Decide in memory from state read once, write deltas once."""

@@ -1,27 +1,32 @@
 """The fence in the participant's database: every statement about its tables stands here.
 
+Over many databases the same tables are in each, and a row belongs to the bucket `transaction_id % 128`.
+
 Rows are read and changed by one statement per call. Ids that lie close together are read as a range, which for fresh
 ids is one seek past the end of the table instead of one search per row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from hashlib import blake2b
 from typing import cast
 
 import msgspec
 
 from dougong.errors import Conflict
+from dougong.shard import BUCKETS
 from dougong.store import Tx, Value
 from dougong.tcc._protocol import BranchState
 from dougong.tcc.fence import FenceRow
 from dougong.tcc.id_lists import execute_with_ids, fetch_with_ids, ids_json, spread
 
-__all__ = ["FORGET_ROWS", "FenceTable"]
+__all__ = ["FORGET_ROWS", "FenceTable", "ShardedFenceTable", "scope_number"]
 
 FORGET_ROWS = 5000
 """Rows deleted in one unit, about: forgetting must not hold up the writer."""
 
+_FILE = "INSERT INTO dougong_fence_pages (scope, sent_us, first_id, transaction_ids) VALUES (?, ?, ?, ?)"
 _decode_ids = msgspec.json.Decoder(list[int]).decode
 
 
@@ -50,6 +55,13 @@ class FenceTable:
             row = await tx.fetch_one(find, (participant, initiator))
         assert row is not None
         return cast("tuple[int, int]", row)
+
+    async def admit(
+        self, tx: Tx, participant: str, initiator: str, sent_us: int, ids: Sequence[int]
+    ) -> tuple[int, Collection[int]]:
+        """The scope, and those of the transactions that were over before the call was sent."""
+        scope, floor_us = await self.scope(tx, participant, initiator)
+        return scope, set(ids) if sent_us < floor_us else ()
 
     async def read(self, tx: Tx, scope: int, ids: Sequence[int]) -> dict[int, FenceRow]:
         """The rows there are, by transaction."""
@@ -105,10 +117,15 @@ class FenceTable:
             "UPDATE dougong_fence_scopes SET floor_us = ? WHERE scope = ? AND floor_us < ?",
             (before_us, scope, before_us),
         )
+        return await self._drop(tx, scope, before_us, keep)
+
+    async def _drop(
+        self, tx: Tx, scope: int, before_us: int, keep: Sequence[int], only: str = "", buckets: Sequence[int] = ()
+    ) -> tuple[int, bool]:
         pages = await tx.fetch_all(
-            "SELECT sent_us, first_id, transaction_ids FROM dougong_fence_pages "
-            "WHERE scope = ? AND sent_us < ? ORDER BY sent_us, first_id LIMIT 500",
-            (scope, before_us),
+            "SELECT sent_us, first_id, transaction_ids FROM dougong_fence_pages "  # noqa: S608 (our own constants)
+            f"WHERE scope = ? AND sent_us < ? {only} ORDER BY sent_us, first_id LIMIT 500",
+            (scope, before_us, *buckets),
         )
         kept, done, drop, files = set(keep), 0, [], []
         again: list[int] = []
@@ -130,7 +147,52 @@ class FenceTable:
         return len(drop), done < len(pages) or len(pages) == 500
 
     async def _file(self, tx: Tx, scope: int, sent_us: int, ids: Sequence[int]) -> None:
-        await tx.execute(
-            "INSERT INTO dougong_fence_pages (scope, sent_us, first_id, transaction_ids) VALUES (?, ?, ?, ?)",
-            (scope, sent_us, ids[0], ids_json(ids)),
+        await tx.execute(_FILE, (scope, sent_us, ids[0], ids_json(ids)))
+
+
+class ShardedFenceTable(FenceTable):
+    """The fence in many databases, movable bucket by bucket: nothing in a row says in which database it is."""
+
+    async def scope(self, tx: Tx, participant: str, initiator: str) -> tuple[int, int]:
+        """A scope's number is a hash of both names, and so the same in all databases; floors are kept per bucket."""
+        return scope_number(participant, initiator), 0
+
+    async def admit(
+        self, tx: Tx, participant: str, initiator: str, sent_us: int, ids: Sequence[int]
+    ) -> tuple[int, Collection[int]]:
+        scope = scope_number(participant, initiator)
+        rows = await tx.fetch_all(
+            "SELECT bucket FROM dougong_fence_floors WHERE scope = ? AND floor_us > ?", (scope, sent_us)
         )
+        late = {row[0] for row in rows}
+        return scope, {t for t in ids if t % BUCKETS in late} if late else ()
+
+    async def forget_buckets(
+        self, tx: Tx, participant: str, initiator: str, before_us: int, keep: Sequence[int], buckets: Sequence[int]
+    ) -> tuple[int, bool]:
+        """As `forget`, for the rows of some buckets; what else may lie there is not ours (yet, or any more)."""
+        scope = scope_number(participant, initiator)
+        rows = await tx.fetch_all("SELECT bucket, floor_us FROM dougong_fence_floors WHERE scope = ?", (scope,))
+        floors = dict(cast("list[tuple[int, int]]", rows))
+        new = [(scope, bucket, participant, initiator, before_us) for bucket in buckets if bucket not in floors]
+        higher = [(before_us, scope, bucket) for bucket in buckets if floors.get(bucket, before_us) < before_us]
+        await tx.execute_many(
+            "INSERT INTO dougong_fence_floors (scope, bucket, participant, initiator, floor_us) VALUES (?, ?, ?, ?, ?)",
+            new,
+        )
+        await tx.execute_many("UPDATE dougong_fence_floors SET floor_us = ? WHERE scope = ? AND bucket = ?", higher)
+        marks = ", ".join("?" * len(buckets))
+        return await self._drop(tx, scope, before_us, keep, f"AND first_id % {BUCKETS} IN ({marks})", buckets)
+
+    async def _file(self, tx: Tx, scope: int, sent_us: int, ids: Sequence[int]) -> None:
+        """A page per bucket, so that pages move with their rows."""
+        pages: dict[int, list[int]] = {}
+        for transaction in ids:
+            pages.setdefault(transaction % BUCKETS, []).append(transaction)
+        await tx.execute_many(_FILE, [(scope, sent_us, page[0], ids_json(page)) for page in pages.values()])
+
+
+def scope_number(participant: str, initiator: str) -> int:
+    """The number of a scope over many databases: 63 bits, the same in each of them."""
+    digest = blake2b(f"{participant}\0{initiator}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1

@@ -1,5 +1,7 @@
 """A participant as a service: the fence around it, and one local transaction per call for everything it writes.
 
+Over a sharded store that is one local transaction per database, each for the branches whose buckets it owns.
+
 A call reads its fence rows, lets the fence judge, gives the participant what is left, and writes fence rows and
 business rows together. So the fence and the stock cannot disagree, whatever crashes when.
 """
@@ -12,11 +14,12 @@ from typing import Generic, TypeVar
 import msgspec
 
 from dougong.contract import Service, rpc
-from dougong.errors import Error, Invalid
-from dougong.store import Store, Tx, in_halves, migrations_from
+from dougong.errors import Error, Invalid, NotFound
+from dougong.shard import BUCKETS, ShardedStore
+from dougong.store import Store, Tx
 from dougong.tcc._protocol import BranchState, Hold, Participant
 from dougong.tcc.fence import ALARMS, Fence
-from dougong.tcc.fence_table import FenceTable
+from dougong.tcc.places import ManyPlaces, OnePlace, Places
 from dougong.tcc.wire import Answer, BranchReply, Forget, Forgotten, Settle, TryBatch, reply_of
 from dougong.telemetry import counter, get_logger, span
 
@@ -42,21 +45,21 @@ class ParticipantService(Service, Generic[P]):
     `participant_service(StockHolds)`, with the same code.
     """
 
-    def __new__(cls, participant: Participant[P], store: Store) -> ParticipantService[P]:  # noqa: ARG004
+    def __new__(cls, participant: Participant[P], store: Store | ShardedStore) -> ParticipantService[P]:  # noqa: ARG004
         """An instance of the class that carries the participant's name."""
         return object.__new__(participant_service(type(participant)))
 
-    def __init__(self, participant: Participant[P], store: Store) -> None:
+    def __init__(self, participant: Participant[P], store: Store | ShardedStore) -> None:
         self._participant = participant
-        self._store = store
+        self._sharded = store if isinstance(store, ShardedStore) else None
+        self._places: Places = ManyPlaces(store) if isinstance(store, ShardedStore) else OnePlace(store)
         self._fence = Fence()
-        self._table = FenceTable()
         decoder: msgspec.msgpack.Decoder[P] = msgspec.msgpack.Decoder(participant.payload)
         self._decode = decoder.decode
 
     async def start(self) -> None:
         """Create or upgrade the fence's tables."""
-        await self._store.migrate("dougong.tcc.fence", migrations_from("dougong.tcc.migrations.fence"))
+        await self._places.start()
 
     @rpc(internal=True, idempotent=True, timeout_s=5.0)
     async def try_(self, request: TryBatch) -> BranchReply:
@@ -68,16 +71,17 @@ class ParticipantService(Service, Generic[P]):
         if not count:
             return reply_of([])
         with span("tcc.participant.try", participant=name, items=count):
-            holds, answers, positions = self._holds(request)
+            holds, answers, decoded = self._holds(request)
+            positions: Sequence[int] = decoded
+            if self._sharded is not None:
+                positions = await self._placed(self._sharded, holds, positions, answers)
 
-            async def part(some: Sequence[int]) -> list[Answer]:
-                async def try_(tx: Tx) -> list[Answer]:
-                    return await self._try(request, holds, some, tx)
-
-                return await self._store.write(try_)
+            async def try_(tx: Tx, some: Sequence[int]) -> list[Answer]:
+                return await self._try(request, holds, some, tx)
 
             if positions:
-                results, culprits = await in_halves(positions, part)
+                ids = [request.transactions[i] for i in positions]
+                results, culprits = await self._places.each(positions, ids, try_)
                 for result in results:
                     answers += result
                 answers += [self._fault(i, request.transactions[i], "try", error) for i, error in culprits]
@@ -96,22 +100,23 @@ class ParticipantService(Service, Generic[P]):
     @rpc(internal=True, idempotent=True, timeout_s=5.0)
     async def forget(self, request: Forget) -> Forgotten:
         """Drop rows of transactions that are over. Calls sent before that time are echoes from then on."""
-
-        async def unit(tx: Tx) -> Forgotten:
-            scope, _ = await self._table.scope(tx, self._participant.service, request.initiator)
-            rows, more = await self._table.forget(tx, scope, request.before_us, request.keep)
-            return Forgotten(rows=rows, more=more)
-
-        return await self._store.write(unit)
+        return await self._places.forget(self._participant.service, request)
 
     async def _try(
         self, request: TryBatch, holds: Sequence[Hold[P] | None], some: Sequence[int], tx: Tx
     ) -> list[Answer]:
         """One unit: the items at the positions `some`."""
-        table = self._table
-        scope, floor_us = await table.scope(tx, self._participant.service, request.initiator)
-        if request.sent_us < floor_us:
-            return [(i, "", "too_late", "this Try belongs to a transaction that is over") for i in some]
+        table, ids = self._places.table, request.transactions
+        asked = ids if len(some) == len(ids) else [ids[i] for i in some]
+        scope, over = await table.admit(tx, self._participant.service, request.initiator, request.sent_us, asked)
+        late: list[Answer] = []
+        if over:
+            late = [
+                (i, "", "too_late", "this Try belongs to a transaction that is over") for i in some if ids[i] in over
+            ]
+            some = [i for i in some if ids[i] not in over]
+            if not some:
+                return late
         whole = len(some) == len(request.transactions)
         transactions = request.transactions if whole else [request.transactions[i] for i in some]
         payloads = request.payloads if whole else [request.payloads[i] for i in some]
@@ -137,7 +142,9 @@ class ParticipantService(Service, Generic[P]):
                 [(transactions[i], BranchState.REFUSED, payloads[i], *no) for i, no in refused.items()],
             )
         answers += [(i, "", *refused[j]) for i, j in verdict.echoes if j in refused]
-        return answers if whole else [(some[i], family, code, message) for i, family, code, message in answers]
+        if whole:
+            return answers
+        return late + [(some[i], family, code, message) for i, family, code, message in answers]
 
     async def _settle(self, request: Settle, to: BranchState, call: str) -> BranchReply:
         ids = request.transactions
@@ -145,13 +152,10 @@ class ParticipantService(Service, Generic[P]):
             return reply_of([])
         with span(f"tcc.participant.{call}", participant=self._participant.service, items=len(ids)):
 
-            async def part(some: Sequence[int]) -> list[tuple[int, Answer]]:
-                async def settle(tx: Tx) -> list[tuple[int, Answer]]:
-                    return await self._settle_some(request, some, to, tx)
+            async def settle(tx: Tx, some: Sequence[int]) -> list[tuple[int, Answer]]:
+                return await self._settle_some(request, some, to, tx)
 
-                return await self._store.write(settle)
-
-            results, culprits = await in_halves(ids, part)
+            results, culprits = await self._places.each(ids, ids, settle)
             answers: list[Answer] = []
             if culprits or any(results):
                 at = {t: i for i, t in enumerate(ids)}
@@ -163,10 +167,12 @@ class ParticipantService(Service, Generic[P]):
         self, request: Settle, some: Sequence[int], to: BranchState, tx: Tx
     ) -> list[tuple[int, Answer]]:
         """One unit: some of the transactions; the exceptions by transaction."""
-        table = self._table
-        scope, floor_us = await table.scope(tx, self._participant.service, request.initiator)
-        if request.sent_us < floor_us:
-            return []  # an echo of what was settled long ago
+        table = self._places.table
+        scope, over = await table.admit(tx, self._participant.service, request.initiator, request.sent_us, some)
+        if over:  # echoes of what was settled long ago
+            some = [t for t in some if t not in over]
+            if not some:
+                return []
         known = await table.read(tx, scope, some)
         verdict = self._fence.judge_settle(known, some, to)
         if verdict.run:
@@ -199,6 +205,31 @@ class ParticipantService(Service, Generic[P]):
                 holds.append(None)
                 answers.append((i, "invalid", "malformed_payload", f"payload of transaction {transaction}: {error}"))
         return holds, answers, [i for i, hold in enumerate(holds) if hold is not None]
+
+    async def _placed(
+        self, sharded: ShardedStore, holds: Sequence[Hold[P] | None], positions: Sequence[int], answers: list[Answer]
+    ) -> Sequence[int]:
+        """Those whose rows lie in the bucket of their fence; the others are answered."""
+        placed: list[int] = []
+        for i in positions:
+            hold: Hold[P] = holds[i]  # type: ignore[assignment]  # malformed ones are not in `positions`
+            key = self._participant.key(hold.payload)
+            try:
+                bucket = await sharded.bucket_of(key, new=False) if key is not None else None
+            except NotFound:  # a key without rows is for the participant to refuse
+                bucket = None
+            if bucket is None or bucket == hold.transaction % BUCKETS:
+                placed.append(i)
+                continue
+            answers.append(
+                (
+                    i,
+                    "invalid",
+                    "misplaced_branch",
+                    f"transaction {hold.transaction} is of bucket {hold.transaction % BUCKETS}, {key!r} of {bucket}",
+                )
+            )
+        return placed
 
     def _fault(self, i: int, transaction: int, call: str, error: Exception) -> Answer:
         name = self._participant.service

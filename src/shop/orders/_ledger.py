@@ -7,6 +7,7 @@ from typing import cast
 
 import msgspec
 
+from dougong.shard import BUCKETS
 from dougong.store import Row, Tx
 from dougong.tcc import Decision
 from shop.orders._contract import Line, Order, OrderState, PaymentMethod
@@ -23,6 +24,7 @@ __all__ = [
     "find_by_key",
     "insert",
     "insert_payments",
+    "is_reversal",
     "latest",
     "list_before",
     "note_intent",
@@ -43,8 +45,10 @@ _COLUMNS = (
 )
 _SELECT = "SELECT " + _COLUMNS + " FROM orders "  # noqa: S608 (a constant)
 
-_STRETCH_BITS = 16
-"""The index of customers' orders has a stretch of its own for every 65,536 ids: see its migration."""
+_STRETCH_BITS = 23
+"""The index of customers' orders has a stretch of its own for every 32,768 numbers: see its migration."""
+_REVERSAL = BUCKETS
+"""The bit above the bucket."""
 
 FAULTS = frozenset({"internal", "participant_failed", "bad_reply", "bad_batch"})
 """Refusal codes that are no answer of a participant's but its failure. The logs have the reason, customers do not."""
@@ -87,14 +91,22 @@ class AtWork(msgspec.Struct, frozen=True, gc=False):
     version: int
 
 
-def place_id(number: int) -> int:
-    """An order's id, which is also its transaction's, from a number never used before: even."""
-    return number << 1
+def place_id(number: int, user_id: int) -> int:
+    """An order's id, which is also its transaction's, from a number never used before.
+
+    It ends with the customer's bucket, in which users keep the wallet: `id % 128 == user_id % 128`.
+    """
+    return number << 8 | user_id % BUCKETS
 
 
-def reversal_id(number: int) -> int:
-    """The id of a transaction that gives an order back, from a number never used before: odd."""
-    return number << 1 | 1
+def reversal_id(number: int, order_id: int) -> int:
+    """The id of a transaction that gives an order back, from a number never used before."""
+    return number << 8 | _REVERSAL | order_id % BUCKETS
+
+
+def is_reversal(transaction: int) -> bool:
+    """Which of the two a transaction is."""
+    return bool(transaction & _REVERSAL)
 
 
 async def insert(tx: Tx, orders: Sequence[NewOrder], now_us: int) -> None:

@@ -34,14 +34,14 @@ class Moves:
 
     async def settle(self, tx: Tx, decisions: Sequence[Decision]) -> None:
         """Write what transactions were decided to: of orders, and of those that give an order back."""
-        of_orders = [d for d in decisions if not d.transaction & 1]
+        of_orders = [d for d in decisions if not ledger.is_reversal(d.transaction)]
         await self._straight(tx, "accepted", [d.transaction for d in of_orders if d.accepted and not d.held])
         await self._straight(tx, "held", [d.transaction for d in of_orders if d.held])
         refused = [d for d in of_orders if not d.accepted]
         if refused:
             moved = set(await self._straight(tx, "refused", [d.transaction for d in refused]))
             await ledger.note_refusals(tx, [d for d in refused if d.transaction in moved])
-        reversals = [d for d in decisions if d.transaction & 1]
+        reversals = [d for d in decisions if ledger.is_reversal(d.transaction)]
         if reversals:
             undone = await ledger.reversed_orders(tx, reversals)
             await self.orders.fire(tx, [Fire(order_id, "undone") for order_id in undone])

@@ -11,6 +11,7 @@ from dougong.clock import Clock
 from dougong.contract import Service, batched, rpc
 from dougong.errors import Conflict, Error, Internal, Invalid, NotFound, Unavailable
 from dougong.rpc import remaining_s
+from dougong.shard import parse_id
 from dougong.statemachine import Fire
 from dougong.store import IdBlocks, Row, Store, Tx
 from dougong.tcc import Coordinator, NewTransaction, Outcome, TransactionState
@@ -107,7 +108,7 @@ class Orders(Service, package="shop.v1"):
         mine: dict[tuple[int, str], asyncio.Future[None]] = {}
         numbers = await self._ids.take(len(requests))
         for i, (request, number) in enumerate(zip(requests, numbers, strict=True)):
-            order = _price(request, prices, ledger.place_id(number))
+            order = _price(request, prices, number)
             if not isinstance(order, Error) and request.payment is PaymentMethod.EXTERNAL:
                 order = self._externally(order)
             if isinstance(order, Error):
@@ -354,8 +355,8 @@ class Orders(Service, package="shop.v1"):
         return row
 
 
-def _price(request: PlaceOrder, prices: dict[str, Price | Error], order_id: int) -> ledger.NewOrder | Error:
-    """The order with its total, or what is wrong with it."""
+def _price(request: PlaceOrder, prices: dict[str, Price | Error], number: int) -> ledger.NewOrder | Error:
+    """The order with its total and its id made from a fresh number, or what is wrong with it."""
     total_minor, currency = 0, ""
     for line in request.lines:
         price = prices[line.sku]
@@ -374,15 +375,17 @@ def _price(request: PlaceOrder, prices: dict[str, Price | Error], order_id: int)
         user_id = _number(request.user_id)
     except Error as error:
         return error
+    order_id = ledger.place_id(number, user_id)
     lines = _encode(request.lines).decode()
     stock = [(line.sku, line.quantity) for line in request.lines]
     return ledger.NewOrder(order_id, user_id, total_minor, currency, lines, stock, request.idempotency_key or None)
 
 
 def _number(user_id: str) -> int:
-    if not (user_id.isascii() and user_id.isdigit() and len(user_id) <= 18):
-        raise Invalid(f"user_id {user_id!r} is not a user's id", code="invalid_field", field="user_id")
-    return int(user_id)
+    try:
+        return parse_id(user_id)
+    except Invalid:
+        raise Invalid(f"user_id {user_id!r} is not a user's id", code="invalid_field", field="user_id") from None
 
 
 def _placed(order: ledger.NewOrder, outcome: Outcome, pay_url: str | None = None) -> PlacedOrder | Error:

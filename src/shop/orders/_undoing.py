@@ -75,7 +75,7 @@ class Undoing:
 
     async def _run(self, order: Order, begin: _Begin) -> None:
         (number,) = await self._ids.take()
-        reversal = ledger.reversal_id(number)
+        reversal = ledger.reversal_id(number, int(order.order_id))
         transaction = NewTransaction(reversal, _branches(order))
         await self._transactions.run([transaction], begin=lambda tx: begin(tx, reversal))
         self._moves.orders.history.wake()

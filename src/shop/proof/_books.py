@@ -33,6 +33,12 @@ ACCEPTED = frozenset(state.value for state in OrderState) - {"placing", "refused
 SHOWN_MAX = 20
 """Discrepancies listed per kind; the rest are counted."""
 _LOOK_AGAIN_S = 0.1
+_OF_USERS = (
+    ("users_wallets", "wallets", "user_id, available, frozen, spent, deposited", "user_id % 128"),
+    ("users_fence", "dougong_fence", "scope, transaction_id, state", "transaction_id % 128"),
+    ("users_floors", "dougong_fence_floors", "scope, bucket, floor_us", "bucket"),
+)
+"""(view, table, columns, a row's bucket)"""
 
 _encode = msgspec.json.encode
 
@@ -59,7 +65,7 @@ def look_before(data: Path) -> Before:
     with closing(_open(data)) as books:
         ids = array.array("q", (row[0] for row in books.execute("SELECT id FROM orders ORDER BY id")))
         users_max, deposited = books.execute(
-            "SELECT coalesce(max(user_id), 0), coalesce(sum(deposited), 0) FROM users.wallets"
+            "SELECT coalesce(max(user_id), 0), coalesce(sum(deposited), 0) FROM users_wallets"
         ).fetchone()
     return Before(ids, users_max, deposited)
 
@@ -110,14 +116,31 @@ async def audit(
 
 
 def _open(data: Path) -> sqlite3.Connection:
-    for name in ("orders", "inventory", "users"):
-        if not (data / f"{name}.db").exists():
-            raise NotFound(f"there is no {name}.db in {data}: has the shop been up on it?", code="no_books")
+    for name in ("orders.db", "inventory.db", "users.db-0.db"):
+        if not (data / name).exists():
+            raise NotFound(f"there is no {name} in {data}: has the shop been up on it?", code="no_books")
     path = data.absolute()
     books = sqlite3.connect(f"{(path / 'orders.db').as_uri()}?mode=ro", uri=True, timeout=10.0)
-    for name in ("inventory", "users"):
-        books.execute("ATTACH ? AS " + name, (f"{(path / f'{name}.db').as_uri()}?mode=ro",))
+    books.execute("ATTACH ? AS inventory", (f"{(path / 'inventory.db').as_uri()}?mode=ro",))
+    attach_users(books, path)
     return books
+
+
+def attach_users(books: sqlite3.Connection, data: Path) -> None:
+    """The databases of the user centre as one: views `users_wallets`, `users_fence` and `users_floors`.
+
+    Of each the rows whose buckets it owns: what a move left behind counts no more.
+    """
+    files = sorted(data.absolute().glob("users.db-*.db"))
+    for number, file in enumerate(files):
+        books.execute(f"ATTACH ? AS users_{number}", (f"{file.as_uri()}?mode=ro",))
+    for view, table, columns, bucket in _OF_USERS:
+        parts = [
+            f"SELECT {columns} FROM users_{number}.{table} WHERE {bucket} IN "  # noqa: S608 (our own constants)
+            f"(SELECT bucket FROM users_{number}.dougong_bucket_owner)"
+            for number in range(len(files))
+        ]
+        books.execute(f"CREATE TEMP VIEW {view} AS {' UNION ALL '.join(parts)}")
 
 
 def _unsettled(books: sqlite3.Connection) -> int:
@@ -181,7 +204,7 @@ def _wish(request: PlaceOrder) -> tuple[str, str, str]:
 
 def _deposits(books: sqlite3.Connection, before: Before) -> Iterator[Finding]:
     (deposited,) = books.execute(
-        "SELECT coalesce(sum(deposited), 0) FROM users.wallets WHERE user_id <= ?", (before.users_max,)
+        "SELECT coalesce(sum(deposited), 0) FROM users_wallets WHERE user_id <= ?", (before.users_max,)
     ).fetchone()
     if deposited != before.deposited:
         yield "wallet_deposits", f"{before.deposited:,} was deposited before the run, {deposited:,} after it"

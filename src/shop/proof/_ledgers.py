@@ -1,7 +1,7 @@
 """What must hold within and between the shop's databases, once it has settled. One function per book.
 
-Each reads one connection with orders' database as main and the others attached as `inventory` and `users`, and yields
-(kind, what is wrong in words with the numbers).
+Each reads one connection with orders' database as main, inventory's attached as `inventory` and views of users'
+(`users_wallets` and so on), and yields (kind, what is wrong in words with the numbers).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from dougong.tcc import BranchState, TransactionState
+from dougong.tcc import BranchState, TransactionState, scope_number
 from shop.inventory import StockHolds
 from shop.orders import Line
 from shop.users import WalletHolds
@@ -68,7 +68,7 @@ def _stock(books: sqlite3.Connection) -> Iterator[Finding]:
 
 def _wallets(books: sqlite3.Connection) -> Iterator[Finding]:
     for user_id, available, frozen, spent, deposited in books.execute(
-        "SELECT user_id, available, frozen, spent, deposited FROM users.wallets "
+        "SELECT user_id, available, frozen, spent, deposited FROM users_wallets "
         "WHERE available + frozen + spent <> deposited OR frozen <> 0 OR available < 0 OR frozen < 0 OR spent < 0"
     ):
         sums = f"user {user_id}: available {available:,}, frozen {frozen:,}, spent {spent:,}, deposited {deposited:,}"
@@ -97,7 +97,7 @@ def _sales(books: sqlite3.Connection) -> Iterator[Finding]:
             yield "stock_sold", f"SKU {sku}: {booked:,} booked as sold, {ordered:,} in accepted orders"
     for sku, ordered in sold.items():
         yield "stock_sold", f"SKU {sku}: {ordered:,} in accepted orders, and inventory does not know it"
-    for user_id, booked in books.execute("SELECT user_id, spent FROM users.wallets"):
+    for user_id, booked in books.execute("SELECT user_id, spent FROM users_wallets"):
         ordered = spent.pop(user_id, 0)
         if booked != ordered:
             yield "wallet_spent", f"user {user_id}: {booked:,} booked as spent, {ordered:,} in accepted orders"
@@ -120,7 +120,7 @@ def _transactions(books: sqlite3.Connection) -> Iterator[Finding]:
         LEFT JOIN orders o ON o.id = coalesce(r.order_id, t.id)
         WHERE CASE
             WHEN o.id IS NULL THEN 1
-            WHEN t.id & 1 THEN -- after a refused one there may be another
+            WHEN t.id & 128 THEN -- after a refused one there may be another
                 t.state = 3 AND o.state NOT IN ('cancelled', 'refunding', 'refunded')
             WHEN t.state = 3 THEN o.state IN ('placing', 'refused', 'awaiting_payment')
             WHEN t.state = 5 THEN o.state <> 'refused' AND NOT (o.payment = 'external'
@@ -182,26 +182,30 @@ def provider_ledger(books: sqlite3.Connection, intents: Mapping[str, Sequence[In
 
 
 def _fences(books: sqlite3.Connection) -> Iterator[Finding]:
-    yield from _fence(books, "inventory", StockHolds.service)
-    yield from _fence(books, "users", WalletHolds.service)
-
-
-def _fence(books: sqlite3.Connection, database: str, participant: str) -> Iterator[Finding]:
-    """A participant's fence against the initiator's log: confirmed there means confirmed here, and so on."""
-    scope = books.execute(
-        f"SELECT scope, floor_us FROM {database}.dougong_fence_scopes "  # noqa: S608 (our own constants)
+    scope, floor_us = books.execute(
+        "SELECT scope, floor_us FROM inventory.dougong_fence_scopes "
         "WHERE participant = ? AND initiator = (SELECT name FROM dougong_initiator)",
-        (participant,),
+        (StockHolds.service,),
     ).fetchone() or (0, 0)
+    yield from _fence(books, StockHolds.service, "inventory.dougong_fence", scope, str(int(floor_us)))
+    (initiator,) = books.execute("SELECT name FROM dougong_initiator").fetchone() or ("",)
+    scope = scope_number(WalletHolds.service, initiator)
+    of_bucket = f"(SELECT floor_us FROM users_floors WHERE scope = {scope} AND bucket = t.id % 128)"  # noqa: S608 (a number)
+    yield from _fence(books, WalletHolds.service, "users_fence", scope, f"coalesce({of_bucket}, 0)")
+
+
+def _fence(books: sqlite3.Connection, participant: str, table: str, scope: int, floor_us_sql: str) -> Iterator[Finding]:
+    """A participant's fence against the initiator's log: confirmed there means confirmed here, and so on."""
     for id_, state, branch in books.execute(
         f"""
         SELECT t.id, t.state, f.state FROM dougong_transactions t
-        LEFT JOIN {database}.dougong_fence f ON f.scope = ? AND f.transaction_id = t.id
+        LEFT JOIN {table} f ON f.scope = ? AND f.transaction_id = t.id
         WHERE t.branches IN (SELECT s.ref FROM dougong_branch_sets s, json_each(s.participants) p WHERE p.value = ?)
-        AND (t.state = 3 AND f.state IS NOT 2 AND NOT (f.state IS NULL AND t.created_us < ? + {_CLOCK_SLACK_US})
+        AND (t.state = 3 AND f.state IS NOT 2
+                AND NOT (f.state IS NULL AND t.created_us < {floor_us_sql} + {_CLOCK_SLACK_US})
             OR t.state = 5 AND f.state IN (1, 2))
         """,  # noqa: S608 (our own constants)
-        (scope[0], participant, scope[1]),
+        (scope, participant),
     ):
         said = _words(BranchState(branch)) if branch is not None else "missing"
         yield (
@@ -210,11 +214,11 @@ def _fence(books: sqlite3.Connection, database: str, participant: str) -> Iterat
         )
     for id_, branch in books.execute(
         f"""
-        SELECT f.transaction_id, f.state FROM {database}.dougong_fence f
+        SELECT f.transaction_id, f.state FROM {table} f
         LEFT JOIN dougong_transactions t ON t.id = f.transaction_id
         WHERE f.scope = ? AND t.id IS NULL AND (f.state = 1 OR (SELECT floor_us FROM dougong_initiator) = 0)
         """,  # noqa: S608 (our own constants)
-        (scope[0],),
+        (scope,),
     ):
         yield (
             "fence_orphan",

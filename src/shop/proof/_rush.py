@@ -178,11 +178,18 @@ def _keys() -> Iterator[str]:
 
 
 def _customers(data: Path) -> list[int]:
-    path = (data / "users.db").absolute()
-    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as users:
-        found = [
-            row[0] for row in users.execute("SELECT id FROM users WHERE role = 'customer' AND id <= ?", (DEMO_USERS,))
-        ]
+    found: list[int] = []
+    for file in data.absolute().glob("users.db-*.db"):
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as users:
+            found += [
+                row[0]
+                for row in users.execute(
+                    "SELECT id FROM users WHERE role = 'customer' AND id <= ? "
+                    "AND id % 128 IN (SELECT bucket FROM dougong_bucket_owner)",
+                    (DEMO_USERS,),
+                )
+            ]
+    found.sort()
     if not found:
         raise NotFound("the shop has no customers to order for", code="no_customers")
     return found

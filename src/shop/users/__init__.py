@@ -1,14 +1,20 @@
 """Users: accounts, tokens and wallets; a participant in every order.
 
-`Users` answers questions and issues tokens; `WalletHolds` is its part in transactions. The one rule: available + frozen
-+ spent = deposited.
+`Users` answers questions and issues tokens; `WalletHolds` is its part in transactions; both find users through
+`user_core`, whose gateway knows in which of several databases each is. The one rule: available + frozen + spent =
+deposited.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from dougong.app import App
+from dougong.clock import Clock
+from dougong.errors import Error
+from dougong.shard import ShardedStore
+from dougong.telemetry import get_logger
 from shop.users._contract import (
     AddUpWallets,
     Charge,
@@ -27,6 +33,7 @@ from shop.users._holds import WalletHolds
 from shop.users._passwords import Passwords
 from shop.users._service import Users
 from shop.users._settings import UsersSettings
+from shop.users.user_core import UserGateway
 
 __all__ = [
     "DEMO_PASSWORD",
@@ -50,6 +57,25 @@ __all__ = [
 ]
 
 
+log = get_logger(__name__)
+
+
+async def gateway(sharded: ShardedStore, clock: Clock) -> AsyncIterator[UserGateway]:
+    made = UserGateway(sharded, clock)
+    await made.start()
+    yield made
+    await made.stop()
+
+
+async def sweeping(gateway: UserGateway, settings: UsersSettings) -> None:
+    while True:
+        await asyncio.sleep(settings.sweep_every_s)
+        try:
+            await gateway.sweep()
+        except Error as error:
+            log.warning("the index of e-mails is swept later", error=str(error))
+
+
 async def passwords() -> AsyncIterator[Passwords]:
     made = Passwords()
     yield made
@@ -62,6 +88,8 @@ app = App(
     participants=[WalletHolds],
     migrations="shop.users.migrations",
     settings=UsersSettings,
-    provide=[passwords],
+    sharded=True,
+    provide=[passwords, gateway],
     prepare=[seed],
+    background=[sweeping],
 )

@@ -7,12 +7,10 @@ thousand different ones would take minutes. A shop for real customers sets `demo
 
 from __future__ import annotations
 
-import itertools
-
 from dougong.clock import Clock
-from dougong.store import Store, Tx
 from shop.users._passwords import Passwords
 from shop.users._settings import UsersSettings
+from shop.users.user_core import User, UserGateway, Wallet
 
 __all__ = ["DEMO_PASSWORD", "OPERATOR_EMAIL", "PARTNER_EMAIL", "seed"]
 
@@ -21,30 +19,17 @@ OPERATOR_EMAIL = "operator@shop.example"
 PARTNER_EMAIL = "partner@shop.example"
 
 
-async def seed(store: Store, clock: Clock, passwords: Passwords, settings: UsersSettings) -> None:
-    """Fill an empty database, once."""
-    if not settings.demo_users or await store.fetch_one("SELECT 1 FROM users LIMIT 1") is not None:
-        return
-    password_hash, now_us, count = await passwords.hash(DEMO_PASSWORD), clock.now_us(), settings.demo_users
-    staff = (
-        (count + 1, OPERATOR_EMAIL, "Operator", password_hash, "operator", now_us),
-        (count + 2, PARTNER_EMAIL, "Partner", password_hash, "partner", now_us),
-    )
-    customers = (
-        (n, f"user-{n}@shop.example", f"Customer {n}", password_hash, "customer", now_us) for n in range(1, count + 1)
-    )
-    credit = settings.demo_credit_minor
-    wallets = ((n, settings.currency, credit, credit) for n in range(1, count + 3))
-
-    async def unit(tx: Tx) -> None:
-        if await tx.fetch_one("SELECT 1 FROM users LIMIT 1") is not None:
-            return  # another instance was first
-        await tx.execute_many(
-            "INSERT INTO users (id, email, name, password_hash, role, created_us) VALUES (?, ?, ?, ?, ?, ?)",
-            itertools.chain(customers, staff),
-        )
-        await tx.execute_many(
-            "INSERT INTO wallets (user_id, currency, available, deposited) VALUES (?, ?, ?, ?)", wallets
-        )
-
-    await store.write(unit)
+async def seed(gateway: UserGateway, clock: Clock, passwords: Passwords, settings: UsersSettings) -> None:
+    """Fill empty databases, once."""
+    count, credit = settings.demo_users, settings.demo_credit_minor
+    if count and await gateway.get(count + 1) is None:
+        password_hash, now_us = await passwords.hash(DEMO_PASSWORD), clock.now_us()
+        users = [
+            User(n, f"user-{n}@shop.example", f"Customer {n}", password_hash, "customer", now_us)
+            for n in range(1, count + 1)
+        ]
+        users.append(User(count + 1, OPERATOR_EMAIL, "Operator", password_hash, "operator", now_us))
+        users.append(User(count + 2, PARTNER_EMAIL, "Partner", password_hash, "partner", now_us))
+    else:
+        users = []
+    await gateway.fill(users, [Wallet(user.id, settings.currency, credit, deposited=credit) for user in users])

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dougong.clock import Clock
 from dougong.contract import Service, rpc
-from dougong.errors import Conflict, NotFound, Unauthenticated
+from dougong.errors import Invalid, NotFound, Unauthenticated
 from dougong.rpc import JwtIssuer
-from dougong.store import Store, Tx
+from dougong.shard import parse_id
 from shop.users._contract import (
     AddUpWallets,
     GetProfile,
@@ -21,6 +20,8 @@ from shop.users._contract import (
 )
 from shop.users._passwords import Passwords
 from shop.users._settings import UsersSettings
+from shop.users.user_core import User, UserGateway
+from shop.users.user_core import entities as rows
 
 __all__ = ["Users"]
 
@@ -28,11 +29,8 @@ __all__ = ["Users"]
 class Users(Service, package="shop.v1"):
     """Who the customers are and what money they have."""
 
-    def __init__(
-        self, store: Store, clock: Clock, issuer: JwtIssuer, passwords: Passwords, settings: UsersSettings
-    ) -> None:
-        self._store = store
-        self._clock = clock
+    def __init__(self, gateway: UserGateway, issuer: JwtIssuer, passwords: Passwords, settings: UsersSettings) -> None:
+        self._gateway = gateway
         self._issuer = issuer
         self._passwords = passwords
         self._settings = settings
@@ -41,97 +39,69 @@ class Users(Service, package="shop.v1"):
     async def register(self, request: Register) -> Profile:
         """Open an account with a wallet that holds the welcome credit."""
         password_hash = await self._passwords.hash(request.password)
-        email, now_us, settings = request.email.lower(), self._clock.now_us(), self._settings
-
-        async def unit(tx: Tx) -> int:
-            if await tx.fetch_one("SELECT 1 FROM users WHERE email = ?", (email,)):
-                raise Conflict(
-                    f"{email} has an account already; log in, or register another address", code="email_taken"
-                )
-            row = await tx.fetch_one("SELECT coalesce(max(id), 0) + 1 FROM users")
-            assert row is not None  # an aggregate always has one row
-            user_id = int(row[0] or 0)
-            await tx.execute(
-                "INSERT INTO users (id, email, name, password_hash, role, created_us) "
-                "VALUES (?, ?, ?, ?, 'customer', ?)",
-                (user_id, email, request.name, password_hash, now_us),
-            )
-            credit = settings.welcome_credit_minor
-            await tx.execute(
-                "INSERT INTO wallets (user_id, currency, available, deposited) VALUES (?, ?, ?, ?)",
-                (user_id, settings.currency, credit, credit),
-            )
-            return user_id
-
-        user_id = await self._store.write(unit)
-        return Profile(user_id=str(user_id), email=email, name=request.name, role="customer", created_us=now_us)
+        credit, currency = self._settings.welcome_credit_minor, self._settings.currency
+        user = await self._gateway.register(
+            request.email.lower(),
+            request.name,
+            password_hash,
+            rows.Wallet(0, currency, credit, deposited=credit),
+            role="customer",
+        )
+        return _profile(user)
 
     @rpc(http="POST /v1/login", public=True)
     async def login(self, request: Login) -> Token:
         """A bearer token for the right e-mail and password."""
-        row = await self._store.fetch_one(
-            "SELECT id, password_hash, role FROM users WHERE email = ?", (request.email.lower(),)
-        )
-        if not await self._passwords.verify(str(row[1]) if row else None, request.password) or row is None:
+        user = await self._gateway.find(request.email.lower())
+        stored = user.password_hash if user is not None else None
+        if not await self._passwords.verify(stored, request.password) or user is None:
             raise Unauthenticated("e-mail or password is wrong", code="bad_credentials")
-        user_id, _, role = row
-        token = self._issuer.issue(str(user_id), roles=(str(role),), ttl_s=self._settings.token_ttl_s)
-        return Token(token=token, expires_in_s=self._settings.token_ttl_s, user_id=str(user_id))
+        token = self._issuer.issue(str(user.id), roles=(user.role,), ttl_s=self._settings.token_ttl_s)
+        return Token(token=token, expires_in_s=self._settings.token_ttl_s, user_id=str(user.id))
 
     @rpc(http="GET /v1/me")
     async def get_profile(self, request: GetProfile) -> Profile:
         """The caller's own profile."""
-        row = await self._store.fetch_one(
-            "SELECT id, email, name, role, created_us FROM users WHERE id = ?", (user_number(request.user_id),)
-        )
-        if row is None:
+        user = await self._gateway.get(user_number(request.user_id))
+        if user is None:
             raise NotFound(f"there is no user {request.user_id}", code="unknown_user")
-        user_id, email, name, role, created_us = row
-        return Profile(user_id=str(user_id), email=email, name=name, role=role, created_us=created_us)  # type: ignore[arg-type]
+        return _profile(user)
 
     @rpc(http="PATCH /v1/me")
     async def update_profile(self, request: UpdateProfile) -> Profile:
         """Change the display name."""
-
-        async def unit(tx: Tx) -> None:
-            await tx.execute("UPDATE users SET name = ? WHERE id = ?", (request.name, user_number(request.user_id)))
-
-        await self._store.write(unit)
+        await self._gateway.rename(user_number(request.user_id), request.name)
         return await self.get_profile(GetProfile(user_id=request.user_id))
 
     @rpc(http="GET /v1/wallet")
     async def get_wallet(self, request: GetWallet) -> Wallet:
         """The caller's own wallet."""
-        row = await self._store.fetch_one(
-            "SELECT user_id, currency, available, frozen, spent, deposited FROM wallets WHERE user_id = ?",
-            (user_number(request.user_id),),
-        )
-        if row is None:
+        wallet = await self._gateway.wallet(user_number(request.user_id))
+        if wallet is None:
             raise NotFound(f"user {request.user_id} has no wallet", code="unknown_user")
-        user_id, currency, available, frozen, spent, deposited = row
         return Wallet(
-            user_id=str(user_id),
-            currency=currency,  # type: ignore[arg-type]
-            available=available,  # type: ignore[arg-type]
-            frozen=frozen,  # type: ignore[arg-type]
-            spent=spent,  # type: ignore[arg-type]
-            deposited=deposited,  # type: ignore[arg-type]
+            user_id=str(wallet.user_id),
+            currency=wallet.currency,
+            available=wallet.available,
+            frozen=wallet.frozen,
+            spent=wallet.spent,
+            deposited=wallet.deposited,
         )
 
     @rpc(http="GET /v1/books/wallets", roles=("operator",), timeout_s=30)
     async def add_up_wallets(self, request: AddUpWallets) -> WalletBooks:
         """The books added up over all wallets."""
-        row = await self._store.fetch_one(
-            "SELECT count(*), coalesce(sum(available), 0), coalesce(sum(frozen), 0), coalesce(sum(spent), 0), "
-            "coalesce(sum(deposited), 0) FROM wallets"
-        )
-        assert row is not None  # an aggregate always has one row
-        wallets, available, frozen, spent, deposited = row
-        return WalletBooks(wallets=wallets, available=available, frozen=frozen, spent=spent, deposited=deposited)  # type: ignore[arg-type]
+        count, available, frozen, spent, deposited = await self._gateway.books()
+        return WalletBooks(wallets=count, available=available, frozen=frozen, spent=spent, deposited=deposited)
+
+
+def _profile(user: User) -> Profile:
+    return Profile(user_id=str(user.id), email=user.email, name=user.name, role=user.role, created_us=user.created_us)
 
 
 def user_number(user_id: str) -> int:
     """The stored form of a user id. Raises `NotFound` for what cannot be one."""
-    if not (user_id.isascii() and user_id.isdigit() and len(user_id) <= 18):
-        raise NotFound(f"there is no user {user_id!r}", code="unknown_user")
-    return int(user_id)
+    try:
+        return parse_id(user_id)
+    except Invalid:
+        raise NotFound(f"there is no user {user_id!r}", code="unknown_user") from None

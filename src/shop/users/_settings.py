@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 __all__ = ["UsersSettings"]
 
@@ -17,3 +20,5 @@ class UsersSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     demo_users: int = 10_000
     """Customers an empty database starts with: `user-1@shop.example` and up."""
     demo_credit_minor: int = 1_000_000_000
+    sweep_every_s: Annotated[float, Meta(gt=0)] = 3600.0
+    """How often what failed registrations left in the index of e-mails is dropped."""

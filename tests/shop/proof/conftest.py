@@ -11,8 +11,9 @@ import msgspec
 import pytest
 
 from dougong.evidence import Journal
+from dougong.shard.owners import OWNER_MIGRATIONS
 from dougong.store import migrations_from
-from dougong.tcc import BranchState, TransactionState
+from dougong.tcc import BranchState, TransactionState, scope_number
 from shop.inventory import Reserve, StockHolds
 from shop.orders import Line, OrderState, PlacedOrder, PlaceOrder
 from shop.proof import Before, OrderJournal, look_before
@@ -20,6 +21,7 @@ from shop.users import Charge, WalletHolds
 
 NOW_US = 1_750_000_000_000_000
 STOCK, CREDIT, PRICE = 1000, 1_000_000, 250
+USERS_SCOPE = scope_number(WalletHolds.service, "orders")
 SKUS = ("sku-1", "sku-2", "sku-3")
 
 
@@ -32,15 +34,19 @@ class Databases:
         self._next = 1000
         self._create("orders", "shop.orders.migrations", "dougong.tcc.migrations.log")
         self._create("inventory", "shop.inventory.migrations", "dougong.tcc.migrations.fence")
-        self._create("users", "shop.users.migrations", "dougong.tcc.migrations.fence")
+        self._create(
+            "users.db-0", "shop.users.migrations", "dougong.tcc.migrations.fence", "dougong.tcc.migrations.floors"
+        )
+        self.run("users", OWNER_MIGRATIONS[0].sql)
+        for bucket in range(128):
+            self.run("users", "INSERT INTO dougong_bucket_owner VALUES (?, 1, 'serving')", bucket)
         self._create("fulfilment", "shop.fulfilment.migrations")
         self.run("orders", "INSERT INTO dougong_initiator (one, name) VALUES (1, 'orders')")
         both = msgspec.json.encode([StockHolds.service, WalletHolds.service]).decode()
         self.run("orders", "INSERT INTO dougong_branch_sets (ref, participants) VALUES (1, ?)", both)
         stock = msgspec.json.encode([StockHolds.service]).decode()
         self.run("orders", "INSERT INTO dougong_branch_sets (ref, participants) VALUES (2, ?)", stock)
-        for name, service in (("inventory", StockHolds.service), ("users", WalletHolds.service)):
-            self.run(name, "INSERT INTO dougong_fence_scopes VALUES (7, ?, 'orders', 0)", service)
+        self.run("inventory", "INSERT INTO dougong_fence_scopes VALUES (7, ?, 'orders', 0)", StockHolds.service)
         for sku in SKUS:
             self.run(
                 "inventory",
@@ -63,7 +69,8 @@ class Databases:
 
     def run(self, name: str, sql: str, *parameters: object) -> int:
         """One statement on one database, checks of the schema switched off: what must not be has to be writable."""
-        with closing(sqlite3.connect(self.data / f"{name}.db")) as database, database:
+        file = "users.db-0.db" if name == "users" else f"{name}.db"
+        with closing(sqlite3.connect(self.data / file)) as database, database:
             database.execute("PRAGMA ignore_check_constraints = on")
             return database.execute(sql, parameters).rowcount
 
@@ -81,7 +88,8 @@ class Databases:
         """An order as the shop leaves it, and as a generator saw it (`acknowledged`, `unknown` or not at all).
 
         With `payment`, the state of its payment, it is paid elsewhere."""
-        id_ = self._next = self._next + 2
+        self._next += 2
+        id_ = self._next << 8
         wanted = [Line(sku=sku, quantity=quantity) for sku, quantity in lines]
         pieces = sum(quantity for _, quantity in lines)
         self.run(
@@ -145,9 +153,9 @@ class Databases:
             self.book(user_id, lines, external=True)  # the goods are gone; the money is not with us
         if external and reason == "lost":
             return
-        self.run("orders", "INSERT INTO reversals (id, order_id) VALUES (?, ?)", id_ | 1, id_)
+        self.run("orders", "INSERT INTO reversals (id, order_id) VALUES (?, ?)", id_ | 128, id_)
         back = [(sku, -quantity) for sku, quantity in lines]
-        self.transaction(id_ | 1, user_id, back, accepted=True, external=external)
+        self.transaction(id_ | 128, user_id, back, accepted=True, external=external)
 
     def transaction(
         self,
@@ -181,7 +189,8 @@ class Databases:
         for name, payload in payloads.items():
             self.run(
                 name,
-                "INSERT INTO dougong_fence (scope, transaction_id, state, payload) VALUES (7, ?, ?, ?)",
+                "INSERT INTO dougong_fence (scope, transaction_id, state, payload) VALUES (?, ?, ?, ?)",
+                USERS_SCOPE if name == "users" else 7,
                 id_,
                 int(branch),
                 msgspec.msgpack.encode(payload),
@@ -215,7 +224,7 @@ class Databases:
             database.execute("PRAGMA journal_mode = wal")
             for package in packages:
                 for migration in migrations_from(package):
-                    database.executescript(migration.sql)
+                    database.executescript(migration.sql_for("sqlite"))
 
 
 @pytest.fixture

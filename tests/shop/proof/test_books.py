@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.shop.proof.conftest import NOW_US, Databases
+from tests.shop.proof.conftest import NOW_US, USERS_SCOPE, Databases
 
 from dougong.errors import NotFound
 from dougong.evidence import Journal
@@ -44,12 +44,12 @@ def provider_of(databases: Databases) -> dict[str, list[Intent]]:
 @pytest.mark.parametrize(
     ("order_id", "intents", "kind"),
     [
-        (1014, [], "provider_money"),
-        (1014, [Intent("pi_2", "paid", 250, 250)], "provider_money"),
-        (1014, [Intent("pi_2", "voided", 250, 0)], "provider_money"),
-        (1014, [Intent("pi_2", "paid", 250, 0), Intent("pi_9", "open", 250, 0)], "provider_doubled"),
-        (1016, [Intent("pi_3", "paid", 1000, 0)], "provider_money"),
-        (1018, [Intent("pi_4", "paid", 1250, 1000)], "provider_money"),
+        (1014 << 8, [], "provider_money"),
+        (1014 << 8, [Intent("pi_2", "paid", 250, 250)], "provider_money"),
+        (1014 << 8, [Intent("pi_2", "voided", 250, 0)], "provider_money"),
+        (1014 << 8, [Intent("pi_2", "paid", 250, 0), Intent("pi_9", "open", 250, 0)], "provider_doubled"),
+        (1016 << 8, [Intent("pi_3", "paid", 1000, 0)], "provider_money"),
+        (1018 << 8, [Intent("pi_4", "paid", 1250, 1000)], "provider_money"),
         (9999, [Intent("pi_9", "paid", 250, 0)], "provider_orphan"),
     ],
 )
@@ -77,8 +77,8 @@ def also(*steps: Callable[[Databases], object]) -> Callable[[Databases], object]
     return lambda databases: [step(databases) for step in steps]
 
 
-FIRST, SECOND, REFUSED, CANCELLED, OPEN = 1002, 1004, 1006, 1008, 1010
-AWAITING, PAID, VOIDED, REFUNDED, REFUNDING, LOST, RETURNED = 1012, 1014, 1016, 1018, 1020, 1022, 1024
+FIRST, SECOND, REFUSED, CANCELLED, OPEN = (number << 8 for number in (1002, 1004, 1006, 1008, 1010))
+AWAITING, PAID, VOIDED, REFUNDED, REFUNDING, LOST, RETURNED = (number << 8 for number in range(1012, 1026, 2))
 
 TAMPERED: dict[str, tuple[Callable[[Databases], object], set[str]]] = {
     "an order vanished with its transaction": (
@@ -240,7 +240,7 @@ TAMPERED: dict[str, tuple[Callable[[Databases], object], set[str]]] = {
         {"fence_disagrees"},
     ),
     "a hold without a transaction": (
-        users("INSERT INTO dougong_fence (scope, transaction_id, state) VALUES (7, 5000, 1)"),
+        users("INSERT INTO dougong_fence (scope, transaction_id, state) VALUES (?, 5000, 1)", USERS_SCOPE),
         {"fence_orphan"},
     ),
 }
@@ -299,7 +299,8 @@ async def test_forgotten_transactions_are_not_missed(databases: Databases) -> No
     later = NOW_US + 3_600_000_000
     databases.run("orders", "UPDATE dougong_initiator SET floor_us = ?", later)
     databases.run("inventory", "UPDATE dougong_fence_scopes SET floor_us = ?", later)
-    databases.run("users", "UPDATE dougong_fence_scopes SET floor_us = ?", later)
+    for bucket in range(128):
+        databases.run("users", "INSERT INTO dougong_fence_floors VALUES (?, ?, '', '', ?)", USERS_SCOPE, bucket, later)
     assert await kinds(databases) == set()
 
 

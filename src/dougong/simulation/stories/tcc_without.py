@@ -10,6 +10,7 @@ from dougong.tcc import BranchState, Coordinator, ParticipantService
 from dougong.tcc.fence import Fence, FenceRow, SettleVerdict, TryVerdict
 from dougong.tcc.fence_table import FenceTable
 from dougong.tcc.log import Log, LogRow
+from dougong.tcc.places import OnePlace
 
 __all__ = ["SAFEGUARDS", "Claims", "weaken_coordinator", "weaken_participant"]
 
@@ -27,12 +28,14 @@ Claims = list[tuple[int, str, int, int, int]]
 
 def weaken_participant(service: ParticipantService[object], without: str) -> None:
     """Take a safeguard away, if it is the participant's."""
+    places = service._places
+    assert isinstance(places, OnePlace)  # of a participant with one database
     if without == "fence":
-        service._fence, service._table = _NoFence(), _ForgivingTable()
+        service._fence, places.table = _NoFence(), _ForgivingTable()
     elif without == "suspension":
         service._fence = _NoSuspension()
     elif without == "floor":
-        service._table = _NoFloor()
+        places.table = _NoFloor()
 
 
 def weaken_coordinator(coordinator: Coordinator, without: str, claims: Claims, name: str) -> None:

@@ -1,6 +1,8 @@
+-- In each database of the user centre; a row belongs to the bucket `id % 128`, or `user_id % 128`. That an e-mail is one
+-- in all of them is the business of a unique index over databases, not of this table.
 CREATE TABLE users (
     id INTEGER PRIMARY KEY,
-    email TEXT NOT NULL UNIQUE,
+    email TEXT NOT NULL,
     name TEXT NOT NULL,
     password_hash TEXT NOT NULL,
     role TEXT NOT NULL,
