@@ -14,6 +14,8 @@ twice.
 
 Batches over many keys run as one unit per database (`write_grouped`), not one per key.
 
+Buckets move while they are in use, and come back if they must (`Mover`, `rebalance`).
+
 Questions about many keys go to all databases, where the call says so (`Query`, `lookup`), and what must be unique over
 all of them has an index of its own (`UniqueIndex`).
 
@@ -30,7 +32,10 @@ from dougong.shard.ids import IdParts, explain_id, is_aligned, pack_id, parse_id
 from dougong.shard.layout import Layout, embedded_layout, load_layout
 from dougong.shard.mapping import MappingRouting
 from dougong.shard.minting import ClockMovedBack, MarkReached, Run
+from dougong.shard.moving.mover import Mover, MoveReport, MoveSettings
+from dougong.shard.moving.record import MoveRecord
 from dougong.shard.query import Query, ShardedTable
+from dougong.shard.rebalancing import plan_moves, rebalance
 from dougong.shard.ring import ConsistentHashRouting, hash_bucket
 from dougong.shard.routing import ModuloRouting, Routing
 from dougong.shard.scatter import Answer, ask, lookup
@@ -61,6 +66,10 @@ __all__ = [
     "MarkReached",
     "ModuloRouting",
     "Move",
+    "MoveRecord",
+    "MoveReport",
+    "MoveSettings",
+    "Mover",
     "Place",
     "PlacedStore",
     "Placement",
@@ -83,7 +92,9 @@ __all__ = [
     "open_sharded_store",
     "pack_id",
     "parse_id",
+    "plan_moves",
     "read_grouped",
+    "rebalance",
     "routing_of",
     "shard_of",
     "table_of",
