@@ -13,6 +13,7 @@ from tests.shop.till import counter, order, outcome, shop_stores
 
 from dougong.clock import SystemClock
 from dougong.errors import Conflict, Error, Invalid, Unavailable
+from dougong.rpc import call_scope
 from dougong.shard import BUCKETS, Layout, ShardedStore, hash_bucket, is_aligned, open_sharded_store
 from dougong.store import Row, Tx, migrations_from
 from dougong.tcc import ParticipantService
@@ -138,7 +139,8 @@ async def test_orders_freeze_money_in_the_bucket_of_their_customer(
             assert await gateway.books() == (20, 20 * 750, 0, 20 * 250, 20_000)
             first = placed[0]
             assert not isinstance(first, Error)
-            await shop.orders.cancel_order(CancelOrder(order_id=first.order_id, user_id=str(users[0].id)))
+            with call_scope(timeout_s=10.0):
+                await shop.orders.cancel_order(CancelOrder(order_id=first.order_id, user_id=str(users[0].id)))
             while (await gateway.books())[3] != 19 * 250:
                 await asyncio.sleep(0.01)
 

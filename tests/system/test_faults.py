@@ -27,7 +27,7 @@ from shop.proof import rush as order_rush
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("shop"), pytest.mark.asyncio(loop_scope="module")]
 
-DISK_MB = 64
+DISK_MB = 160
 LINES = {"lines": [{"sku": "sku-0003", "quantity": 1}]}
 
 

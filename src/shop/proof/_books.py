@@ -137,7 +137,7 @@ def attach_users(books: sqlite3.Connection, data: Path) -> None:
     for view, table, columns, bucket in _OF_USERS:
         parts = [
             f"SELECT {columns} FROM users_{number}.{table} WHERE {bucket} IN "  # noqa: S608 (our own constants)
-            f"(SELECT bucket FROM users_{number}.dougong_bucket_owner)"
+            f"(SELECT bucket FROM users_{number}.dougong_bucket_owner WHERE state <> 'gone')"
             for number in range(len(files))
         ]
         books.execute(f"CREATE TEMP VIEW {view} AS {' UNION ALL '.join(parts)}")

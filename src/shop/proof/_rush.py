@@ -185,7 +185,7 @@ def _customers(data: Path) -> list[int]:
                 row[0]
                 for row in users.execute(
                     "SELECT id FROM users WHERE role = 'customer' AND id <= ? "
-                    "AND id % 128 IN (SELECT bucket FROM dougong_bucket_owner)",
+                    "AND id % 128 IN (SELECT bucket FROM dougong_bucket_owner WHERE state <> 'gone')",
                     (DEMO_USERS,),
                 )
             ]
