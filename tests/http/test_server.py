@@ -39,7 +39,7 @@ async def talk(port: int, *pieces: bytes, eof: bool = False) -> bytes:
             await writer.drain()
         if eof:
             writer.write_eof()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             return await reader.read()
     except ConnectionError:
         return b""

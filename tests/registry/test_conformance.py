@@ -18,7 +18,7 @@ Watch = AsyncIterator[Sequence[Change]]
 
 
 async def following(watch: Watch) -> tuple[Change, ...]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return tuple(await anext(watch))
 
 
@@ -312,7 +312,7 @@ class TestClose:
         await asyncio.sleep(0.03)
         await registry.close()
         await registry.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await waiting is None
         with pytest.raises(Unavailable, match="closed"):
             await registry.put("/a", b"")

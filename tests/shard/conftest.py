@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from dougong.shard import BucketState, Layout, Place, ShardedStore, open_sharded_store
-from dougong.shard.owners import own
+from dougong.shard.owners import change_state, own, release
 from dougong.store import Migration, Tx
 
 SCHEMA = [
@@ -64,7 +64,11 @@ async def add(
 
 async def set_owner(sharded: ShardedStore, shard: str, bucket: int, epoch: int | None, state: BucketState) -> None:
     async def unit(tx: Tx) -> None:
-        await own(tx, bucket, epoch, state)
+        if epoch is None:
+            await release(tx, bucket, 1 << 40)
+        else:
+            await own(tx, bucket, epoch)
+            await change_state(tx, shard, bucket, epoch, list(BucketState), state)
 
     await sharded.databases.call(shard, lambda store: store.write(unit))
 

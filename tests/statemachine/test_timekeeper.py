@@ -16,7 +16,7 @@ from dougong.statemachine import Fire, Instance, TimekeeperSettings
 from dougong.store import Store
 from dougong.telemetry import counter, gauge
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 async def states(store: Store) -> dict[Any, Any]:

@@ -74,7 +74,7 @@ async def ask(
 ) -> tuple[int, Mapping[str, object]]:
     """One request; 0 when whoever should answer was killed."""
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             headers = {"Idempotency-Key": key} if key else {}
             return await shop.call(verb, path, body, token=token, headers=headers)
     except (aiohttp.ClientError, TimeoutError, ValueError):

@@ -114,7 +114,7 @@ async def orders(books: Store) -> dict[Any, Any]:
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await condition():
             await asyncio.sleep(0.005)
 

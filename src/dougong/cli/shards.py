@@ -1,9 +1,10 @@
-"""`dougong shards`: where the buckets of a sharded store are, why a key is where it is, and whether all agree."""
+"""`dougong shards`: where the buckets of a sharded store are, why a key is where it is, and whether all agree.
+
+How they go elsewhere is in `moving`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import cyclopts
@@ -11,23 +12,14 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from dougong.app import default_system, load_system
-from dougong.errors import Invalid, NotFound
-from dougong.shard import (
-    Layout,
-    ShardedStore,
-    embedded_layout,
-    load_layout,
-    open_sharded_store,
-    routing_of,
-    verify,
-)
+from dougong.cli import moving
+from dougong.cli.opening import opened
+from dougong.shard import verify
 
 __all__ = ["shards"]
 
-shards = cyclopts.App(name="shards", help="Look at the buckets of a sharded store.")
-
-_MAP = ".map.db"
+shards = cyclopts.App(name="shards", help="Look at the buckets of a sharded store, and move them.")
+moving.add_to(shards)
 
 
 @shards.command(name="map")
@@ -45,7 +37,7 @@ async def map_(*, layout: Path | None = None, name: str = "", data: Path | None 
     json
         One JSON document instead of a table.
     """
-    async with _opened(layout, name, data) as store:
+    async with opened(layout, name, data) as store:
         await store.refresh()
         places, version = store.map.places, store.map.version
         if json:
@@ -85,7 +77,7 @@ async def why(
         One JSON document instead of a sentence.
     """
     text = key.rpartition(":")[2]
-    async with _opened(layout, name, data) as store:
+    async with opened(layout, name, data) as store:
         placement = await store.why(int(text) if text.isascii() and text.isdigit() else text)
     if json:
         print(msgspec.json.encode(placement).decode())
@@ -108,7 +100,7 @@ async def verify_(*, layout: Path | None = None, name: str = "", data: Path | No
     json
         One JSON document instead of words.
     """
-    async with _opened(layout, name, data) as store:
+    async with opened(layout, name, data) as store:
         wrong = await verify(store)
         databases = len(store.databases.names)
     if json:
@@ -118,28 +110,6 @@ async def verify_(*, layout: Path | None = None, name: str = "", data: Path | No
             Console().print(line, highlight=False, markup=False, soft_wrap=True)
         Console().print(f"{len(wrong)} disagreements" if wrong else f"map and {databases} databases agree")
     return int(bool(wrong))
-
-
-@asynccontextmanager
-async def _opened(file: Path | None, name: str, data: Path | None) -> AsyncGenerator[ShardedStore]:
-    layout = load_layout(file) if file is not None else await _embedded(name, data)
-    store = await open_sharded_store(layout, create=False)
-    try:
-        yield store
-    finally:
-        await store.close()
-
-
-async def _embedded(name: str, data: Path | None) -> Layout:
-    directory = data if data is not None else Path("var") / load_system(default_system()).name
-    names = sorted(path.name.removesuffix(_MAP) for path in directory.glob(f"{name or '*'}{_MAP}"))
-    if not names:
-        raise NotFound(f"no sharded store {name or 'is'} in {directory}; name its --layout or --data", code="no_map")
-    if len(names) > 1:
-        raise Invalid(f"{directory} has sharded stores {', '.join(names)}; choose with --name", code="ambiguous")
-    databases = len(list(directory.glob(f"{names[0]}.db-*.db")))
-    layout = embedded_layout(directory, names[0], databases=databases)
-    return msgspec.structs.replace(layout, routing=await routing_of(layout))
 
 
 def _ranges(buckets: list[int]) -> str:

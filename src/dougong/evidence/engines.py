@@ -152,6 +152,7 @@ class Server:
             capture_output=True,
             text=True,
             check=False,
+            timeout=300,
             cwd=self.folder,
             user=user,
             group=group,
@@ -191,16 +192,18 @@ class MariaDB(Server):
         install = _find("mariadb-install-db", "mysql_install_db")
         self._socket = self.folder / "sock"
         self._run([
-            install, "--no-defaults", f"--datadir={self.data}", "--auth-root-authentication-method=normal",
-            "--skip-test-db", "--innodb-log-file-size=8M", "--innodb-buffer-pool-size=16M",
+            install, "--no-defaults", f"--datadir={self.data}", f"--tmpdir={self.folder}",
+            "--auth-root-authentication-method=normal", "--skip-test-db", "--innodb-log-file-size=8M",
+            "--innodb-buffer-pool-size=16M",
         ])  # fmt: skip
         self.start()
         self.sql(f"CREATE USER dougong@'%' IDENTIFIED BY '{PASSWORD}'; GRANT ALL ON *.* TO dougong@'%'")
 
     def _command(self) -> list[str]:
         return [
-            self._server, "--no-defaults", f"--datadir={self.data}", f"--socket={self._socket}",
-            "--bind-address=127.0.0.1", f"--port={self.port}", f"--pid-file={self.folder / 'pid'}",
+            self._server, "--no-defaults", f"--datadir={self.data}", f"--tmpdir={self.folder}",
+            f"--socket={self._socket}", "--bind-address=127.0.0.1", f"--port={self.port}",
+            f"--pid-file={self.folder / 'pid'}",
             f"--innodb-buffer-pool-size={self._buffer_mb}M", f"--innodb-log-file-size={self._buffer_mb}M",
             "--key-buffer-size=1M", "--performance-schema=off", "--max-connections=100",
             "--innodb-flush-log-at-trx-commit=1", "--skip-name-resolve",
@@ -209,7 +212,7 @@ class MariaDB(Server):
     def _answers(self) -> bool:
         done = subprocess.run(  # noqa: S603 (same)
             [self._client, "--no-defaults", f"--socket={self._socket}", "-uroot", "-e", "SELECT 1"],
-            capture_output=True, check=False,
+            capture_output=True, check=False, timeout=60,
         )  # fmt: skip
         return done.returncode == 0
 

@@ -11,6 +11,8 @@ an old map costs a retry and never a row in the wrong place.
 Ids say to which bucket they belong: `IdMinter` makes them, and nobody is asked for one. **A minter owns a stretch of
 time**: what it may mint lies between two marks that were made durable before, so no id is made twice.
 
+Buckets move while they are in use, and come back if they must (`Mover`, `rebalance`).
+
 Questions about many keys go to all databases, where the call says so (`Query`, `lookup`), and what must be unique over
 all of them has an index of its own (`UniqueIndex`).
 
@@ -24,7 +26,10 @@ from dougong.shard.ids import IdParts, explain_id, is_aligned, pack_id, parse_id
 from dougong.shard.layout import Layout, embedded_layout, load_layout
 from dougong.shard.mapping import MappingRouting
 from dougong.shard.minting import ClockMovedBack, MarkReached, Run
+from dougong.shard.moving.mover import Mover, MoveReport, MoveSettings
+from dougong.shard.moving.record import MoveRecord
 from dougong.shard.query import Query, ShardedTable
+from dougong.shard.rebalancing import plan_moves, rebalance
 from dougong.shard.ring import ConsistentHashRouting, hash_bucket
 from dougong.shard.routing import ModuloRouting, Routing
 from dougong.shard.scatter import Answer, ask, lookup
@@ -49,6 +54,10 @@ __all__ = [
     "MarkReached",
     "ModuloRouting",
     "Move",
+    "MoveRecord",
+    "MoveReport",
+    "MoveSettings",
+    "Mover",
     "Place",
     "PlacedStore",
     "Placement",
@@ -70,6 +79,8 @@ __all__ = [
     "open_sharded_store",
     "pack_id",
     "parse_id",
+    "plan_moves",
+    "rebalance",
     "routing_of",
     "shard_of",
     "unpack_id",

@@ -28,10 +28,23 @@ _refused = counter("dougong_shard_refused_total", "Calls not made because their 
 class Databases:
     """Name → `Store`, each behind a breaker. A hundred of them cost only as many as are used."""
 
-    def __init__(self, urls: Mapping[str, str], *, of: str, clock: Clock, breaker: BreakerPolicy) -> None:
+    def __init__(
+        self,
+        urls: Mapping[str, str],
+        *,
+        of: str,
+        clock: Clock,
+        breaker: BreakerPolicy,
+        opener: Callable[[str], Awaitable[Store]] | None = None,
+        added: Callable[[str], str | None] = lambda _: None,
+    ) -> None:
+        """`opener`: how a database is opened by its name, where not by its URL; `added`: the URL of a later one."""
+        self._opener = opener
+        self._added = added
+        self._policy = breaker
         self.names = tuple(urls)
         self.dialect = next(iter(urls.values())).partition(":")[0]
-        self._urls = urls
+        self._urls = dict(urls)
         self._of = of
         self._clock = clock
         self._stores: dict[str, Store] = {}
@@ -39,19 +52,35 @@ class Databases:
         self._breakers = {name: Breaker(breaker) for name in urls}
         self._closed = False
 
-    async def call(self, name: str, work: Callable[[Store], Awaitable[R]]) -> R:
-        """Run `work` on that database.
+    def knows(self, name: str) -> bool:
+        """Whether there is such a database; one that was added since is known from now on."""
+        if name not in self._urls:
+            url = self._added(name)
+            if url is None:
+                return False
+            self._urls[name] = url
+            self._opening[name] = asyncio.Lock()
+            self._breakers[name] = Breaker(self._policy)
+            self.names = (*self.names, name)
+        return True
 
-        `Unavailable` (code `shard_unavailable`) without trying, while it has not answered several times in a row.
-        """
-        breaker = self._breakers.get(name)
-        if breaker is None:
+    def check(self, name: str) -> None:
+        """`Invalid` (code `unknown_shard`) for a database that is not configured."""
+        if not self.knows(name):
             raise Invalid(
                 f"the bucket map of {self._of} names database {name!r}, which is not configured; there are"
                 f" {', '.join(self.names)}",
                 code="unknown_shard",
                 shard=name,
             )
+
+    async def call(self, name: str, work: Callable[[Store], Awaitable[R]]) -> R:
+        """Run `work` on that database.
+
+        `Unavailable` (code `shard_unavailable`) without trying, while it has not answered several times in a row.
+        """
+        self.check(name)
+        breaker = self._breakers[name]
         now = self._clock.monotonic()
         ticket = breaker.admit(now)
         if ticket is None:
@@ -85,7 +114,10 @@ class Databases:
             if self._closed:
                 raise Unavailable(f"sharded store {self._of} is closed", code="closed")
             if name not in self._stores:
-                store = await open_store(self._urls[name], name=f"{self._of}.{name}", clock=self._clock)
+                if self._opener is not None:
+                    store = await self._opener(name)
+                else:
+                    store = await open_store(self._urls[name], name=f"{self._of}.{name}", clock=self._clock)
                 try:
                     await store.migrate("dougong.shard", OWNER_MIGRATIONS)
                 except BaseException:

@@ -31,6 +31,8 @@ class Layout(msgspec.Struct, frozen=True):
     """Name of the strategy: `modulo`, `consistent-hash` or `mapping`."""
     spare_buckets: int = 0
     """With `mapping`: so many buckets get no keys by themselves (see `MappingRouting`)."""
+    pattern: str = ""
+    """URL with `{number}` that databases added later have, when they are numbered."""
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.databases) <= BUCKETS:
@@ -61,7 +63,14 @@ class Layout(msgspec.Struct, frozen=True):
             raise Invalid(
                 f"{name}: {{number}} is all that a URL pattern may hold ({error})", code="bad_layout"
             ) from None
-        return cls(name, metadata, urls, routing, spare_buckets)
+        return cls(name, metadata, urls, routing, spare_buckets, url)
+
+    def url_of(self, database: str) -> str | None:
+        """Where a database is, also one that was added after this layout was read; None when nobody knows."""
+        number = database.removeprefix("db-")
+        if database in self.databases or not self.pattern or not number.isdecimal():
+            return self.databases.get(database)
+        return self.pattern.format(number=int(number)) if str(int(number)) == number else None
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -75,7 +84,9 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def embedded_layout(directory: Path, name: str, *, databases: int = 4, routing: str = "modulo") -> Layout:
-    """SQLite files in one directory: `NAME.map.db` and `NAME.db-0.db` onwards."""
+    """SQLite files in one directory: `NAME.map.db` and `NAME.db-0.db` onwards, and those that were added since."""
+    there = [int(file.name.split(".db-")[-1][:-3]) for file in directory.glob(f"{name}.db-[0-9]*.db")]
+    databases = max(databases, *(number + 1 for number in there)) if there else databases
     base = f"sqlite:///{quote(str(directory.absolute() / name)).replace('{', '{{').replace('}', '}}')}"
     return Layout.numbered(
         name, url=base + ".db-{number}.db", count=databases, metadata=base.format() + ".map.db", routing=routing

@@ -6,6 +6,8 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+import msgspec
+
 from dougong.errors import Invalid, NotFound
 from dougong.shard.buckets import BucketMap, BucketState, Place
 from dougong.store import Migration, Store, Tx
@@ -18,6 +20,10 @@ CREATE TABLE dougong_bucket_map (one SMALLINT NOT NULL PRIMARY KEY, version BIGI
 CREATE TABLE dougong_buckets (bucket SMALLINT NOT NULL PRIMARY KEY, shard VARCHAR(100) NOT NULL,
     epoch BIGINT NOT NULL, state VARCHAR(20) NOT NULL);
 """
+_SCHEMA_TABLE = (
+    "CREATE TABLE dougong_shard_schema (owner VARCHAR(100) NOT NULL PRIMARY KEY, steps INT NOT NULL,"
+    " migrations {text} NOT NULL)"
+)
 _SCHEMA = [
     Migration(
         1,
@@ -29,6 +35,20 @@ _SCHEMA = [
         2,
         "sharded_tables",
         "CREATE TABLE dougong_sharded_tables (name VARCHAR(63) NOT NULL PRIMARY KEY, bucket_sql VARCHAR(200) NOT NULL)",
+    ),
+    Migration(
+        3,
+        "moves",
+        "CREATE TABLE dougong_moves (bucket SMALLINT NOT NULL PRIMARY KEY, number BIGINT NOT NULL,"
+        " token BIGINT NOT NULL, mover VARCHAR(200) NOT NULL, source VARCHAR(100) NOT NULL,"
+        " target VARCHAR(100) NOT NULL, epoch BIGINT NOT NULL, phase VARCHAR(20) NOT NULL, wish VARCHAR(20) NOT NULL,"
+        " switches INT NOT NULL, copied BIGINT NOT NULL, started_us BIGINT NOT NULL, ended_us BIGINT NOT NULL)",
+    ),
+    Migration(
+        4,
+        "schema",
+        _SCHEMA_TABLE.format(text="TEXT"),
+        {"mysql": _SCHEMA_TABLE.format(text="MEDIUMTEXT")},
     ),
 ]
 _HEAD = "SELECT version, routing, cursor_key FROM dougong_bucket_map"
@@ -106,6 +126,28 @@ class BucketMaps:
         if not tables.items() <= (await self.tables()).items():
             await self._metadata.write(unit)
 
+    async def record(self, owner: str, migrations: Sequence[Migration]) -> None:
+        """Remember the steps of a schema, for databases that are added later. Those of older programs are left."""
+        text = msgspec.json.encode(migrations).decode()
+
+        async def unit(tx: Tx) -> None:
+            newest = await self._steps(tx, owner)
+            if newest < len(migrations):
+                await tx.execute("DELETE FROM dougong_shard_schema WHERE owner = ?", (owner,))
+                await tx.execute("INSERT INTO dougong_shard_schema VALUES (?, ?, ?)", (owner, len(migrations), text))
+
+        if await self._steps(self._metadata, owner) < len(migrations):
+            await self._metadata.write(unit)
+
+    async def recorded(self) -> dict[str, list[Migration]]:
+        """Owner → its steps, as last recorded."""
+        rows = await self._metadata.fetch_all("SELECT owner, migrations FROM dougong_shard_schema ORDER BY owner")
+        return {cast(str, owner): msgspec.json.decode(cast(str, text), type=list[Migration]) for owner, text in rows}
+
+    async def _steps(self, reader: Store | Tx, owner: str) -> int:
+        row = await reader.fetch_one("SELECT steps FROM dougong_shard_schema WHERE owner = ?", (owner,))
+        return cast(int, row[0]) if row is not None else 0
+
     async def tables(self) -> dict[str, str]:
         """Name → SQL of a row's bucket, of all that were declared."""
         return await self._tables(self._metadata)
@@ -119,17 +161,21 @@ class BucketMaps:
 
         It does not tell the databases (`own`): who moves a bucket does that, in the order that loses nothing.
         """
+        return await self._metadata.write(lambda tx: self.change_within(tx, bucket, before, after))
 
-        async def unit(tx: Tx) -> BucketMap:
-            changed = (await self._load(tx)).changed(bucket, before, after)
-            await tx.execute(
-                "UPDATE dougong_buckets SET shard = ?, epoch = ?, state = ? WHERE bucket = ?",
-                (after.shard, after.epoch, after.state.value, bucket),
-            )
-            await tx.execute("UPDATE dougong_bucket_map SET version = ?", (changed.version,))
-            return changed
+    async def change_within(self, tx: Tx, bucket: int, before: Place, after: Place) -> BucketMap:
+        """The same within a unit of the metadata database."""
+        changed = (await self.within(tx)).changed(bucket, before, after)
+        await tx.execute(
+            "UPDATE dougong_buckets SET shard = ?, epoch = ?, state = ? WHERE bucket = ?",
+            (after.shard, after.epoch, after.state.value, bucket),
+        )
+        await tx.execute("UPDATE dougong_bucket_map SET version = ?", (changed.version,))
+        return changed
 
-        return await self._metadata.write(unit)
+    async def within(self, tx: Tx) -> BucketMap:
+        """The map, within a unit of the metadata database."""
+        return await self._load(tx)
 
     async def _load(self, tx: Tx) -> BucketMap:
         version = cast(int, (await self._head(tx))[0])

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import msgspec
 
 from dougong.breaker import BreakerPolicy
 from dougong.clock import Clock, SystemClock
-from dougong.errors import Invalid, NotFound, Overloaded
+from dougong.errors import Invalid, NotFound, Overloaded, Unavailable
 from dougong.shard.buckets import BUCKETS, BucketMap, Key, Place, StaleEpoch
 from dougong.shard.databases import Databases, side_by_side
 from dougong.shard.layout import Layout
 from dougong.shard.mapping import MappingRouting
 from dougong.shard.maps import UNFINISHED, BucketMaps
+from dougong.shard.moving.moves import Moves, TakenOver
+from dougong.shard.moving.record import MoveRecord
+from dougong.shard.moving.switching import rescue
 from dougong.shard.owners import guarded, own, require
 from dougong.shard.query import ShardedTable
 from dougong.shard.ring import ConsistentHashRouting
@@ -27,7 +31,7 @@ from dougong.shard.routers import Routers
 from dougong.shard.routing import ModuloRouting, Routing
 from dougong.shard.watching import MapWatch
 from dougong.store import Migration, Row, Store, Tx, Unit, Value, open_store
-from dougong.telemetry import counter
+from dougong.telemetry import counter, get_logger
 
 __all__ = ["PlacedStore", "Placement", "ShardedStore", "open_sharded_store", "routing_of"]
 
@@ -35,6 +39,10 @@ R = TypeVar("R")
 
 AT_ONCE = 64
 """Databases that one call works on side by side."""
+RESCUE_AFTER_S = 1.5
+"""So long a bucket may stand closed by a mover who does nothing, before those who wait for it open it."""
+_log = get_logger("dougong.shard")
+_rescued = counter("dougong_shard_rescued_total", "Buckets that a silent mover had left closed.", ("store",))
 _stale = counter(
     "dougong_shard_stale_total", "Calls that came to a database that did not own their bucket.", ("store",)
 )
@@ -84,6 +92,7 @@ async def open_sharded_store(
             of=layout.name,
             clock=clock,
             breaker=breaker if breaker is not None else BreakerPolicy(),
+            added=layout.url_of,
         )
         store = ShardedStore(
             layout.name,
@@ -152,13 +161,13 @@ class ShardedStore:
         self.metadata = metadata
         """Where the map is kept."""
         self.maps = maps
+        self.moves = Moves(metadata, maps, clock)
+        """Of buckets, under way and done."""
         self.routing = routing
         self.databases = databases
         self.dialect = databases.dialect
         self.clock = clock
-        self._map = bucket_map
-        self.owners = bucket_map.owners()
-        """Of the map, by database."""
+        self._learn(bucket_map)
         self.routers = Routers(metadata, now=clock.monotonic)
         """Who watches this map."""
         self._watch: MapWatch | None = None
@@ -166,6 +175,8 @@ class ShardedStore:
         self.stale_wait_s = stale_wait_s
         self._waiting_max = waiting_max
         self._waiting = 0
+        self._closed: dict[int, tuple[MoveRecord, float]] = {}
+        self._rescuing = asyncio.Lock()
 
     @property
     def map(self) -> BucketMap:
@@ -215,7 +226,14 @@ class ShardedStore:
             return await self.databases.call(name, lambda store: store.migrate(owner, migrations))
 
         applied, _ = await side_by_side(self.databases.names, work, at_once=AT_ONCE)
+        await self.maps.record(owner, migrations)
         return sum(applied.values())
+
+    async def prepare(self, name: str) -> None:
+        """Bring one database up to date by all the migrations there were, so that buckets can move there."""
+        self.databases.check(name)
+        for owner, migrations in (await self.maps.recorded()).items():
+            await self.databases.call(name, partial(_migrate, owner, migrations))
 
     async def declare(self, *tables: ShardedTable) -> None:
         """Say that the rows of these tables belong to buckets: what a move takes along."""
@@ -276,6 +294,8 @@ class ShardedStore:
         self._waiting += 1
         try:
             await asyncio.sleep(_PAUSE_S)
+            for bucket in buckets:
+                await self._rescue(bucket)
         finally:
             self._waiting -= 1
 
@@ -301,6 +321,28 @@ class ShardedStore:
         await self.databases.close()
         await self.metadata.close()
 
+    async def _rescue(self, bucket: int) -> None:
+        """Open a bucket whose mover has left it closed for a while: it may have been killed."""
+        if self._rescuing.locked():
+            return
+        async with self._rescuing:
+            now, (seen, since) = self.clock.monotonic(), self._closed.get(bucket, (None, 0.0))
+            if seen is not None and now - since < RESCUE_AFTER_S:
+                return
+            record = await self.moves.get(bucket)
+            if record is None or not record.closed:
+                self._closed.pop(bucket, None)
+            elif seen is None or (record.token, record.phase) != (seen.token, seen.phase):
+                self._closed[bucket] = record, now
+            else:
+                self._closed[bucket] = record, now
+                try:
+                    await rescue(self.moves, self.databases, record)
+                except (TakenOver, Unavailable) as error:
+                    _log.warning("a closed bucket could not be opened", bucket=bucket, problem=str(error))
+                else:
+                    _rescued.inc(1, self.name)
+
     async def _load(self) -> None:
         loaded = await self.maps.load()
         if loaded.version > self._map.version:  # a slow answer does not take back a newer one
@@ -309,6 +351,13 @@ class ShardedStore:
     def _learn(self, bucket_map: BucketMap) -> None:
         self._map = bucket_map
         self.owners = bucket_map.owners()
+        """Of the map, by database."""
+        for name in self.owners:
+            self.databases.knows(name)
+
+
+async def _migrate(owner: str, migrations: Sequence[Migration], store: Store) -> int:
+    return await store.migrate(owner, migrations)
 
 
 _PAUSE_S = 0.01

@@ -34,6 +34,7 @@ class MemoryDatabase:
             ":memory:", isolation_level=None, cached_statements=512, check_same_thread=False
         )
         self._connection.execute("PRAGMA foreign_keys = on")
+        self._connection.execute("PRAGMA recursive_triggers = on")
         self._tx = SqliteTx(self._connection, self._path)
         self._read_tx = SqliteTx(self._connection, self._path, reads_only=True)
         self._read_tx.open()

@@ -253,6 +253,7 @@ def connect(options: SqliteOptions, *, create: bool, reads_only: bool = False) -
             )
         connection.execute(f"PRAGMA synchronous = {options.synchronous}")
         connection.execute("PRAGMA foreign_keys = on")
+        connection.execute("PRAGMA recursive_triggers = on")  # or REPLACE deletes without a trigger's knowing
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         if reads_only:
             connection.execute("PRAGMA query_only = on")
