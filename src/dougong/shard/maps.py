@@ -104,6 +104,10 @@ class BucketMaps:
         """The map as it is now."""
         return await self._metadata.read(self._load)
 
+    async def version(self) -> int:
+        """Of the map as it is now: one row, for who looks often."""
+        return cast(int, (await self._head(self._metadata))[0])
+
     async def routing(self) -> str:
         """Name of the strategy it was made with. `NotFound` (code `no_map`) when there is no map."""
         return cast(str, (await self._head(self._metadata))[1])

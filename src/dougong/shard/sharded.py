@@ -27,7 +27,9 @@ from dougong.shard.moving.switching import rescue
 from dougong.shard.owners import guarded, own, require
 from dougong.shard.query import ShardedTable
 from dougong.shard.ring import ConsistentHashRouting
+from dougong.shard.routers import Routers
 from dougong.shard.routing import ModuloRouting, Routing
+from dougong.shard.watching import MapWatch
 from dougong.store import Migration, Row, Store, Tx, Unit, Value, open_store
 from dougong.telemetry import counter, get_logger
 
@@ -70,8 +72,13 @@ async def open_sharded_store(
     breaker: BreakerPolicy | None = None,
     stale_wait_s: float = 5.0,
     waiting_max: int = 10_000,
+    watch: bool = False,
+    router: str = "",
 ) -> ShardedStore:
     """Open the databases of a layout; the first time, lay 128 buckets over them.
+
+    `watch`: keep the map up to date, as what serves should, and be one of the routers that movers wait for, under a
+    name that begins with `router` (default: machine and process).
 
     Databases are opened when they are first needed, the metadata database at once. While a bucket is fenced, at most
     `waiting_max` calls wait for it, for up to `stale_wait_s`. Close what you opened. With `create=False`, `NotFound`
@@ -107,6 +114,8 @@ async def open_sharded_store(
     try:
         if bucket_map.version == UNFINISHED:
             await store.hand_over_buckets()
+        if watch:
+            await store.watch(router)
     except BaseException:
         await store.close()
         raise
@@ -162,6 +171,9 @@ class ShardedStore:
         self.dialect = databases.dialect
         self.clock = clock
         self._learn(bucket_map)
+        self.routers = Routers(metadata, now=clock.monotonic)
+        """Who watches this map."""
+        self._watch: MapWatch | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self.stale_wait_s = stale_wait_s
         self._waiting_max = waiting_max
@@ -242,6 +254,24 @@ class ShardedStore:
             self._refreshing = asyncio.create_task(self._load(), name=f"read the bucket map of {self.name}")
         await asyncio.shield(self._refreshing)
 
+    async def watch(self, router: str = "") -> None:
+        """Keep the map up to date from now on (see `open_sharded_store`); `close` ends that."""
+        if self._watch is not None:
+            return
+        self._watch = watch = MapWatch(self, self.routers, router=router)
+        try:
+            await watch.start()
+        except BaseException:
+            self._watch = None
+            raise
+
+    async def routers_behind(self, version: int) -> list[str]:
+        """Names of the routers that watch and have not said yet that they know this map: ask again until there is none.
+
+        One that died is named for as long as its lease (10 s from the first time it was asked for), then no more.
+        """
+        return await self.routers.behind(version)
+
     async def on_bucket(self, bucket: int, work: Callable[[Store, Place], Awaitable[R]]) -> R:
         """Run `work` on the bucket's database. When it raises `StaleEpoch`, read the map and run it again.
 
@@ -293,6 +323,8 @@ class ShardedStore:
 
     async def close(self) -> None:
         """Finish what was accepted, then close all databases."""
+        if self._watch is not None:
+            await self._watch.stop()
         if self._refreshing is not None:
             await asyncio.wait([self._refreshing])
         await self.databases.close()

@@ -64,7 +64,7 @@ def _mysql_table(shape: Shape) -> str:
     taken = f"SELECT {_columns(shape)} FROM {shape.table} WHERE 1 = 0"  # noqa: S608 (names of the schema)
     return (
         f"CREATE TABLE {notes_table(shape.table)} (dougong_seq BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,"
-        f" dougong_bucket SMALLINT NOT NULL) AS {taken}"
+        f" dougong_bucket SMALLINT NOT NULL DEFAULT 0) AS {taken}"
     )
 
 
