@@ -6,13 +6,12 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import cast
 
 import msgspec
 import pytest
 from tests.shard.conftest import Open, add
 
-from dougong.errors import Conflict, Error, Invalid, NotFound, Unavailable
+from dougong.errors import Conflict, Invalid, NotFound, Unavailable
 from dougong.shard import Layout, Mover, MoveRecord, MoveSettings, ShardedStore, ShardedTable, UniqueIndex, verify
 from dougong.shard.moving.copying import Copier
 from dougong.shard.moving.record import Phase, Wish
@@ -111,7 +110,7 @@ async def test_there_back_and_for_good(filled: ShardedStore) -> None:
 async def written(store: ShardedStore, seed: int) -> AsyncIterator[dict[tuple[int, str], int | None]]:
     """Rows change all the time, keys and unique values too; what was acknowledged: (owner, tag) → n, None if gone."""
     known: dict[tuple[int, str], int | None] = {}
-    draw, going = random.Random(seed), True  # noqa: S311 (a test's choices)
+    draw, going = random.Random(seed), True
 
     async def change(count: int) -> None:
         owner, tag = BUCKET + 128 * draw.randrange(7), f"tag {draw.randrange(20)}"
@@ -395,6 +394,22 @@ async def test_a_database_that_is_away_is_waited_for(filled: ShardedStore, monke
     assert (await Mover(filled, settings=QUICK).resume(BUCKET)).outcome == "reversible"
 
 
+async def test_routers_that_do_not_follow_are_waited_for(
+    filled: ShardedStore, layout: Layout, routers: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dougong.shard.watching.EVERY_S", 3600.0)  # it will not look again by itself
+    behind = await routers(layout, watch=True, router="sleepy")
+    mover = Mover(filled, settings=msgspec.structs.replace(QUICK, routers_s=0.0, patience_s=0.0))
+    await mover.move(BUCKET, "db-3")
+    with pytest.raises(Unavailable, match="sleepy") as waited:
+        await mover.reverse(BUCKET)
+    assert waited.value.code == "routers_behind"
+    await is_whole(filled, "db-3")
+    assert behind._watch is not None
+    await behind._watch.look()
+    assert (await mover.resume(BUCKET)).source == "db-1"
+
+
 BAD = {
     "CREATE TABLE keyless (id BIGINT, bucket SMALLINT)": "no primary key",
     "CREATE TABLE keyless (id BIGINT NOT NULL PRIMARY KEY, bucket SMALLINT, email VARCHAR(50) UNIQUE)": "unique in one",
@@ -471,5 +486,4 @@ async def test_what_is_unique_moves_along(store: ShardedStore) -> None:
         assert await emails.find(f"{id_}@example.org") == id_
         with pytest.raises(Conflict):
             await emails.write(id_ + 128, f"{id_}@example.org", row(id_ + 128))  # type: ignore[arg-type]
-    assert cast("Error | None", None) is None
     assert await verify(store) == []

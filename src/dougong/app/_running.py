@@ -149,7 +149,8 @@ class Running:
 
     async def _open_sharded_store(self) -> ShardedStore:
         name, host = self._app.name, self._host
-        store = await open_sharded_store(shards_layout(name, host.system, host.data), clock=host.clock)
+        layout = shards_layout(name, host.system, host.data)
+        store = await open_sharded_store(layout, clock=host.clock, watch=True, router=name)
         self._stack.push_async_callback(store.close)
         await store.migrate(name, migrations_from(self._app.migrations))
         return store

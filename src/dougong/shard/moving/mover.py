@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 
 import msgspec
@@ -57,6 +57,8 @@ class MoveSettings(msgspec.Struct, frozen=True, kw_only=True):
     fence_s: float = 1.0
     """The longest time without writes; then the source serves again, and the switch is tried once more, later."""
     fences_max: int = 10
+    routers_s: float = 15.0
+    """How long routers that watch the map may be behind before a switch; the dead are not counted after their lease."""
     verify: bool = True
     """Compare all rows before the switch."""
     patience_s: float = 60.0
@@ -100,14 +102,11 @@ class Mover:
         name: str = "",
         settings: MoveSettings | None = None,
         progress: Progress | None = None,
-        gate: Callable[[ShardedStore, str], Awaitable[None]] | None = None,
     ) -> None:
-        """`gate` is awaited before each switch, with the target's name: it returns when all routers can go there."""
         self._sharded = sharded
         self._name = name or f"{socket.gethostname()}-{os.getpid()}"
         self._settings = settings if settings is not None else MoveSettings()
         self._progress = progress
-        self._gate = gate
         self._clock = sharded.clock
         self.moves: Moves = sharded.moves
         self._compared = 0
@@ -303,9 +302,8 @@ class Mover:
 
             self._compared = await copier.compare(each=between)
             await self._close_in(copier, watch)
-        if self._gate is not None:
-            await self._gate(self._sharded, record.target)
-            await self._close_in(copier, watch)
+        await self._all_follow(record)
+        await self._close_in(copier, watch)
         record = await self.moves.advance(record, Phase.FENCING, wish=Wish.GO, rows=watch.rows)
         began = self._clock.monotonic()
         try:
@@ -331,6 +329,21 @@ class Mover:
         self._pause_s = self._clock.monotonic() - began
         _pause.observe(self._pause_s, self._sharded.name)
         return record
+
+    async def _all_follow(self, record: MoveRecord) -> None:
+        """Wait until every router that watches the map knows the present one: the next change reaches it soon."""
+        await self._sharded.refresh()
+        version = self._sharded.map.version
+        until = self._clock.monotonic() + self._settings.routers_s
+        while behind := await self._sharded.routers_behind(version):
+            if self._clock.monotonic() >= until:
+                raise Unavailable(
+                    f"bucket {record.bucket} is not switched while routers {', '.join(behind)} do not know map version"
+                    f" {version}: see why they cannot read {self._sharded.name}'s map, or stop them",
+                    code="routers_behind",
+                    retry_after_s=1.0,
+                )
+            await asyncio.sleep(_WAIT_S)
 
     async def _close_in(self, copier: Copier, watch: _Watch) -> None:
         """Until few notes are left. More and more of them: too much is written to ever get there."""

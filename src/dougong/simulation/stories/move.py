@@ -193,7 +193,7 @@ async def tell(world: World, without: str) -> Sequence[str]:
     if world.random.random() < 0.3:
         world.node("mover-2").start(move)
     world.node("people").start(wishes)
-    watching = world.spawn(_watch_owners(world, found))
+    watching = world.spawn(watch_owners(world, found))
     await asyncio.sleep(CALM_S)
     world.heal()
     for name in ("mover-1", "mover-2", "people"):
@@ -230,10 +230,10 @@ async def tell(world: World, without: str) -> Sequence[str]:
     world.node("router-1").stop()
     world.node("router-2").stop()
     watching.cancel()
-    return [*found, *_judge(world, settled[0] if settled else None)]
+    return [*found, *judge(world, settled[0] if settled else None)]
 
 
-async def _watch_owners(world: World, found: list[str]) -> None:
+async def watch_owners(world: World, found: list[str]) -> None:
     """No two databases ever take writes for the bucket."""
     while not found:
         await asyncio.sleep(0.05)
@@ -252,7 +252,7 @@ def _state(world: World, name: str) -> str:
     return cast(str, row[0]) if row is not None else ""
 
 
-def _judge(world: World, last: MoveRecord | None) -> list[str]:
+def judge(world: World, last: MoveRecord | None) -> list[str]:
     found: list[str] = []
     owner = next((name for name in SHARDS if _state(world, name) in ("serving", "moving")), None)
     if owner is None:
