@@ -20,7 +20,7 @@ _MOVING = BucketState.MOVING.value
 
 
 def notes_table(table: str) -> str:
-    """Where the changed keys of a table are noted: `seq`, `bucket`, and the key's columns."""
+    """Where the changed keys of a table are noted: `dougong_seq`, `dougong_bucket`, and the key's columns."""
     return (
         f"dougong_notes_{table}" if len(table) <= _SHORT else f"dougong_notes_{table[:30]}_{crc32(table.encode()):08x}"
     )
@@ -54,7 +54,8 @@ def _columns(shape: Shape, row: str = "") -> str:
 def _sqlite_table(shape: Shape) -> str:
     # Columns without a type keep every value as it is.
     return (
-        f"CREATE TABLE {notes_table(shape.table)} (seq INTEGER PRIMARY KEY AUTOINCREMENT, bucket INTEGER NOT NULL,"
+        f"CREATE TABLE {notes_table(shape.table)} (dougong_seq INTEGER PRIMARY KEY AUTOINCREMENT,"
+        f" dougong_bucket INTEGER NOT NULL,"
         f" {_columns(shape)})"
     )
 
@@ -62,8 +63,8 @@ def _sqlite_table(shape: Shape) -> str:
 def _mysql_table(shape: Shape) -> str:
     taken = f"SELECT {_columns(shape)} FROM {shape.table} WHERE 1 = 0"  # noqa: S608 (names of the schema)
     return (
-        f"CREATE TABLE {notes_table(shape.table)} (seq BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,"
-        f" bucket SMALLINT NOT NULL) AS {taken}"
+        f"CREATE TABLE {notes_table(shape.table)} (dougong_seq BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY,"
+        f" dougong_bucket SMALLINT NOT NULL) AS {taken}"
     )
 
 
@@ -71,7 +72,8 @@ def _postgresql_table(shape: Shape) -> str:
     name = notes_table(shape.table)
     return (
         f"CREATE TABLE {name} AS SELECT {_columns(shape)} FROM {shape.table} WITH NO DATA;"  # noqa: S608 (as above)
-        f" ALTER TABLE {name} ADD COLUMN seq BIGSERIAL PRIMARY KEY, ADD COLUMN bucket SMALLINT NOT NULL;"
+        f" ALTER TABLE {name} ADD COLUMN dougong_seq BIGSERIAL PRIMARY KEY,"
+        " ADD COLUMN dougong_bucket SMALLINT NOT NULL;"
     )
 
 
@@ -81,7 +83,7 @@ def _note(shape: Shape, rows: tuple[str, ...]) -> str:
         f" WHERE bucket = {row}.{shape.bucket_of}{shape.modulo} AND state = '{_MOVING}'"
         for row in rows
     )
-    return f"INSERT INTO {notes_table(shape.table)} (bucket, {_columns(shape)}) {looks}"
+    return f"INSERT INTO {notes_table(shape.table)} (dougong_bucket, {_columns(shape)}) {looks}"
 
 
 def _trigger(shape: Shape, event: str) -> str:

@@ -34,9 +34,9 @@ class Statements:
         self._ends = f"SELECT {order} FROM {table}"  # noqa: S608
         self.put = f"{verb} INTO {table} ({names}) VALUES ({holes})"
         self.delete = f"DELETE FROM {table} WHERE {in_bucket}"  # noqa: S608
-        self.notes = f"SELECT seq, {order} FROM {notes} WHERE bucket = ? ORDER BY seq LIMIT ?"  # noqa: S608
-        self.count = f"SELECT count(*) FROM {notes} WHERE bucket = ?"  # noqa: S608
-        self.strike = f"DELETE FROM {notes} WHERE seq = ?"  # noqa: S608
+        self.notes = f"SELECT dougong_seq, {order} FROM {notes} WHERE dougong_bucket = ? ORDER BY dougong_seq LIMIT ?"  # noqa: S608
+        self.count = f"SELECT count(*) FROM {notes} WHERE dougong_bucket = ?"  # noqa: S608
+        self.strike = f"DELETE FROM {notes} WHERE dougong_seq = ?"  # noqa: S608
         self._behind = _compare(key, ">")
         self._up_to = _compare(key, "<=")
 
