@@ -408,5 +408,8 @@ def test_where_shards_are_may_be_said_in_the_environment(tmp_path: Path) -> None
     layout = shards_layout("a", system, tmp_path, {**environ, "DOUGONG_DATABASE_A_MAP": "mysql://root@db/a_map"})
     assert layout.databases["db-7"] == "mysql://root@db/a_007"
     assert len(layout.databases) == 128
+    file.write_text('name = "sample"\n[apps.a]\ntarget = "m:a"\ndatabase = "sqlite:///a.db"')
+    with pytest.raises(Invalid, match="a is sharded"):
+        shards_layout("a", load_system(file), tmp_path, {})
     with pytest.raises(TypeError, match="is sharded, so it has databases"):
         App("a", sharded=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.shard.conftest import set_owner
 
+from dougong.app import configured_layouts, default_system, load_system
 from dougong.cli import main
 from dougong.shard import BucketState, embedded_layout, open_sharded_store
 
@@ -97,3 +98,21 @@ def test_nothing_and_too_much_are_said(tmp_path: Path, capsys: pytest.CaptureFix
     code, text = run(capsys, "map", "--data", tmp_path)
     assert (code, "choose with --name" in text) == (1, True)
     assert run(capsys, "map", "--data", tmp_path, "--name", "users")[0] == 0
+
+
+def test_databases_that_are_configured_are_found_without_a_layout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setenv("DOUGONG_DATABASE_USERS", f"sqlite:///{elsewhere}/u{{number}}.db")
+    monkeypatch.setenv("DOUGONG_DATABASE_USERS_MAP", f"sqlite:///{elsewhere}/map.db")
+    layout = configured_layouts(load_system(default_system()))["users"]
+
+    async def make_it() -> None:
+        await (await open_sharded_store(layout)).close()
+
+    asyncio.run(make_it())
+    code, text = run(capsys, "why", "user:133", "--data", tmp_path)
+    assert (code, "bucket 5 is in db-1" in text) == (0, True)
+    assert run(capsys, "verify", "--data", tmp_path) == (0, "map and 4 databases agree\n")

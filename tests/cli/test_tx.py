@@ -202,3 +202,12 @@ def test_dead_letters_are_shown_and_revived(dougong: Command, data: Path) -> Non
     assert shown["revived"] == 1
     assert dougong("tx", "dead", "--data", data, "--json").json == {"dead": [], "revived": 0}
     assert "--limit must be" in dougong("tx", "dead", "--limit", "0", "--data", data).err
+
+
+def test_databases_of_a_sharded_app_are_not_asked(
+    dougong: Command, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (data / "users.db-0.db").touch()
+    monkeypatch.setenv("DOUGONG_DATABASE_USERS", "mysql://nobody@127.0.0.1:1/users_{number}")
+    monkeypatch.setenv("DOUGONG_DATABASE_USERS_MAP", "mysql://nobody@127.0.0.1:1/users_map")
+    assert {t["app"] for t in dougong("tx", "list", "--data", data, "--json").json} == {"orders", "returns"}

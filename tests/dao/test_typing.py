@@ -16,6 +16,7 @@ PROGRAM = """
 from datetime import datetime
 
 from dougong.dao import DAO, Entity, Page, column
+from dougong.shard import ShardedStore
 from dougong.store import Store, Tx
 
 class User(Entity, table="users"):
@@ -44,8 +45,14 @@ async def use(store: Store, now: datetime, tx: Tx) -> None:
         user.email.upper()
     total: int = await users.count(column(User.id).one_of(range(9)))
 
+async def use_many(store: ShardedStore) -> None:
+    users = DAO(User, store)
+    one: User | None = await users.get(1)
+    page: Page[User] = await users.find(scatter=True)
+
 async def misuse(store: Store, now: datetime) -> None:
     users = DAO(User, store)
+    DAO(User, "users")  # WRONG arg-type reportArgumentType
     await users.get("1")  # WRONG arg-type reportArgumentType
     await users.create(Tag("x"))  # WRONG arg-type reportArgumentType
     await users.create_many([Tag("x")])  # WRONG list-item reportArgumentType

@@ -26,14 +26,17 @@ from shop.users.user_core import UserGateway
 ANN = Register(email="Ann@Example.org", password="correct horse", name="Ann")
 
 
+def issuer() -> JwtIssuer:
+    key = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return JwtIssuer(key, kid="1", issuer="shop", audience="shop")
+
+
 class Desk:
     def __init__(self, store: ShardedStore, gateway: UserGateway, passwords: Passwords) -> None:
         self.store = store
         self.gateway = gateway
         self.passwords = passwords
-        key = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        issuer = JwtIssuer(key, kid="1", issuer="shop", audience="shop")
-        self.users = Users(gateway, issuer, passwords, UsersSettings())
+        self.users = Users(gateway, issuer(), passwords, UsersSettings())
 
 
 @pytest_asyncio.fixture

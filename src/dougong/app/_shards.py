@@ -43,6 +43,8 @@ def _spec(app: str, system: System | None) -> ShardsSpec:
 def _configured(app: str, system: System | None, environ: Mapping[str, str] | None) -> Layout | None:
     environ = os.environ if environ is None else environ
     spec = _spec(app, system)
+    if system is not None and app in system.apps and system.apps[app].database:
+        raise Invalid(f"{app} is sharded: say where in [apps.{app}.shards], not in database", code="bad_layout")
     url = environ.get(f"{DATABASE_PREFIX}{app.upper()}") or spec.url
     metadata = environ.get(f"{DATABASE_PREFIX}{app.upper()}_MAP") or spec.metadata
     if not url and not spec.databases:

@@ -236,14 +236,17 @@ async def _logs(data: Path | None, app: str) -> AsyncGenerator[dict[str, Operato
 
 def _databases(directory: Path) -> dict[str, str]:
     """App name → URL: files in the data directory, and what is configured to be elsewhere."""
-    found = {path.stem: database_url(directory, path.stem) for path in sorted(directory.glob("*.db"))}
-    found.pop("registry", None)
+    files = [path.stem for path in sorted(directory.glob("*.db"))]
+    # Those of sharded apps (users.db-0.db) are no identifiers; such an app initiates no transactions.
+    found = {name: database_url(directory, name) for name in files if name.isidentifier() and name != "registry"}
     try:
         system = load_system(default_system())
     except NotFound:
         system = None
     names = {*found, *(system.apps if system is not None and system.name == directory.name else ())}
     names |= {name.removeprefix(DATABASE_PREFIX).lower() for name in os.environ if name.startswith(DATABASE_PREFIX)}
+    for name in [] if system is None else [name for name, app in system.apps.items() if app.shards is not None]:
+        names -= {name, f"{name}_map"}
     for name in sorted(names):
         url = configured_database_url(name, system)
         if url:

@@ -16,7 +16,7 @@ import msgspec
 
 from dougong.errors import Conflict
 from dougong.shard import BUCKETS
-from dougong.store import Tx, Value
+from dougong.store import Row, Tx, Value
 from dougong.tcc._protocol import BranchState
 from dougong.tcc.fence import FenceRow
 from dougong.tcc.id_lists import execute_with_ids, fetch_with_ids, ids_json, spread
@@ -27,6 +27,8 @@ FORGET_ROWS = 5000
 """Rows deleted in one unit, about: forgetting must not hold up the writer."""
 
 _FILE = "INSERT INTO dougong_fence_pages (scope, sent_us, first_id, transaction_ids) VALUES (?, ?, ?, ?)"
+_GAP = 256
+"""Ids that end with a byte of their own, as those of transactions over buckets do, are so far apart."""
 _decode_ids = msgspec.json.Decoder(list[int]).decode
 
 
@@ -66,16 +68,20 @@ class FenceTable:
     async def read(self, tx: Tx, scope: int, ids: Sequence[int]) -> dict[int, FenceRow]:
         """The rows there are, by transaction."""
         low, high, width = spread(ids)
-        if width <= 4 * len(ids):
+        rows_max = 4 * len(ids)
+        rows: list[Row] | None = None
+        if width <= rows_max * _GAP:
             rows = await tx.fetch_all(
                 "SELECT transaction_id, state, payload, code, message FROM dougong_fence "
-                "WHERE scope = ? AND transaction_id BETWEEN ? AND ?",
-                (scope, low, high),
+                "WHERE scope = ? AND transaction_id BETWEEN ? AND ? LIMIT ?",
+                (scope, low, high, rows_max + 1),
             )
-            if len(rows) > len(ids):
+            if len(rows) > rows_max:
+                rows = None  # too many of others between them
+            elif len(rows) > len(ids):
                 wanted = set(ids)
                 rows = [row for row in rows if row[0] in wanted]
-        else:
+        if rows is None:
             rows = await fetch_with_ids(tx, self._read, ids, (scope,))
         return {row[0]: row[1:] for row in rows}  # type: ignore[misc]
 
@@ -99,9 +105,16 @@ class FenceTable:
             await self._file(tx, scope, sent_us, ids)
 
     async def settle(self, tx: Tx, scope: int, ids: Sequence[int], to: BranchState) -> None:
-        """tried → confirmed or cancelled, all of them or `Conflict`."""
+        """tried → confirmed or cancelled, all of them or `Conflict`. `ids`: rows that this unit has read."""
         low, high, width = spread(ids)
-        if width == len(ids):
+        alone = width == len(ids)
+        if not alone and width <= len(ids) * _GAP:
+            row = await tx.fetch_one(
+                "SELECT count(*) FROM dougong_fence WHERE scope = ? AND transaction_id BETWEEN ? AND ?",
+                (scope, low, high),
+            )
+            alone = row == (len(ids),)  # all of them are there: the caller has read them
+        if alone:
             changed = await tx.execute(
                 "UPDATE dougong_fence SET state = ? WHERE scope = ? AND transaction_id BETWEEN ? AND ? AND state = 1",
                 (int(to), scope, low, high),

@@ -211,13 +211,16 @@ class ParticipantService(Service, Generic[P]):
     ) -> Sequence[int]:
         """Those whose rows lie in the bucket of their fence; the others are answered."""
         placed: list[int] = []
+        find = sharded.routing.bucket
         for i in positions:
             hold: Hold[P] = holds[i]  # type: ignore[assignment]  # malformed ones are not in `positions`
             key = self._participant.key(hold.payload)
-            try:
-                bucket = await sharded.bucket_of(key, new=False) if key is not None else None
-            except NotFound:  # a key without rows is for the participant to refuse
-                bucket = None
+            bucket = find(key) if key is not None else None
+            if bucket is None and key is not None:
+                try:
+                    bucket = await sharded.bucket_of(key, new=False)
+                except NotFound:  # a key without rows is for the participant to refuse
+                    pass
             if bucket is None or bucket == hold.transaction % BUCKETS:
                 placed.append(i)
                 continue

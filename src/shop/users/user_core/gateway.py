@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import msgspec
 
 from dougong.clock import Clock
-from dougong.dao import DAO, column
+from dougong.dao import DAO
 from dougong.errors import Conflict, Invalid
 from dougong.shard import (
     BucketIds,
@@ -38,6 +38,8 @@ __all__ = ["UserGateway"]
 
 log = get_logger(__name__)
 
+_FILLED_AT_ONCE = 1000
+"""Users in one unit per database."""
 _BOOKS = ("count(*)", "sum(available)", "sum(frozen)", "sum(spent)", "sum(deposited)")
 
 
@@ -117,21 +119,24 @@ class UserGateway:
         return (int(count or 0), *(int(number or 0) for number in sums))  # type: ignore[return-value]
 
     async def fill(self, users: Sequence[User], wallets: Sequence[Wallet]) -> None:
-        """The first users of empty databases, `wallets[i]` the one of `users[i]`; their ids are as given.
+        """The first users, `wallets[i]` the one of `users[i]`; their ids are as given. Who is there already stays.
 
-        Each database takes its part or has users already. Safe to repeat, and by several at once; then all e-mails
-        there are get into the index.
+        Safe to repeat, and by several at once. All e-mails there are get into the index, so call it before serving,
+        with nobody if there is nobody to begin with.
         """
         buckets = await buckets_of(self._sharded, [user.id for user in users])
 
         async def unit(tx: Tx, places: list[int]) -> int:
-            if (await self._users.find(column(User.id).at_least(0), limit=1, tx=tx)).items:
-                return 0
-            await self._users.create_many((users[place] for place in places), tx=tx)
-            return await self._wallets.create_many((wallets[place] for place in places), tx=tx)
+            there = await self._users.get_many([users[place].id for place in places], tx=tx)
+            new = [place for place in places if users[place].id not in there]
+            await self._users.create_many((users[place] for place in new), tx=tx)
+            return await self._wallets.create_many((wallets[place] for place in new), tx=tx)
 
-        grouped = await write_grouped(self._sharded, range(len(users)), buckets, unit)
-        if sum(grouped.whole()) or not self._emails.ready:
+        made = 0
+        for start in range(0, len(users), _FILLED_AT_ONCE):
+            some = range(len(users))[start : start + _FILLED_AT_ONCE]
+            made += sum((await write_grouped(self._sharded, some, [buckets[at] for at in some], unit)).whole())
+        if made or not self._emails.ready:
             filled = await self._emails.backfill()
             for email, user_id in itertools.islice(filled.duplicates, 10):
                 log.error("two users have one e-mail", email=email, user_id=user_id)
