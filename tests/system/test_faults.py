@@ -239,9 +239,9 @@ async def test_a_database_that_cannot_be_written_is_named_and_used_again_when_it
         seen = len(shop.lines)
         async with asyncio.timeout(60):
             while not any("read_only" in line and "orders.db" in line for line in shop.lines[seen:]):
+                status, problem = await place(shop, token, "during")  # or nobody writes at all
+                assert status == 503, problem
                 await asyncio.sleep(0.05)
-        status, problem = await place(shop, token, "during")
-        assert status == 503, problem
     await until_placed(shop, token, "during")
     async with asyncio.timeout(60):
         while any(process.state is not ProcessState.SERVING for process in victims):
