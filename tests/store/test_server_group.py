@@ -269,7 +269,12 @@ async def test_reruns_wait_longer_and_longer(
     writer._reruns = reruns = Reruns(lambda: 0.5)
     assert [round(reruns.wait_s(tries), 3) for tries in (1, 2, 3, 10)] == [0.005, 0.01, 0.02, 0.1]
     asked: list[int] = []
-    monkeypatch.setattr(reruns, "wait_s", lambda tries: asked.append(tries) or 0.0)
+
+    def note(tries: int) -> float:
+        asked.append(tries)
+        return 0.0
+
+    monkeypatch.setattr(reruns, "wait_s", note)
     server.happens("b", *["deadlock"] * 50)
     await run(writer, put("b"))
     assert asked == [1, 2, 3]
