@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -41,7 +41,7 @@ def frail(dialect: str) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def layout_over(frail: Server, dialect: str) -> Iterator[Layout]:
+def layout_over(frail: Server, dialect: str) -> Generator[Layout]:
     with contextlib.ExitStack() as stack:
         sound = engines.server(dialect)
         servers = dict.fromkeys(FRAIL, frail) | dict.fromkeys(SOUND, sound)

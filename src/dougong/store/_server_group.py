@@ -6,7 +6,8 @@ so those of several processes must not overlap, as SQLite's write lock sees to.
 
 Most groups run without savepoints. When a unit fails after it wrote, the group is rolled back and run again with a
 savepoint around each unit, and so are the next groups for a while. Deadlocks and lost connections before COMMIT are
-nobody's fault: the group runs again, after deadlocks a little later and while there are tokens for it (`_reruns`). A connection that breaks during COMMIT leaves the outcome unknown, and says so.
+nobody's fault: the group runs again, after deadlocks a little later and while there are tokens for it (`_reruns`). A
+connection that breaks during COMMIT leaves the outcome unknown, and says so.
 """
 
 from __future__ import annotations
