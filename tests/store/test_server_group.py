@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import pytest
 
 from dougong.config import Secret
-from dougong.errors import Conflict, Error, Invalid, Unavailable
+from dougong.errors import Conflict, Error, Invalid, Overloaded, Unavailable
 from dougong.store import Migration, Row, Tx, Unit, Value
 from dougong.store import _server_group as group
 from dougong.store._dial import Dialer
 from dougong.store._group import Waiting, settle
 from dougong.store._link import Link, Verdict
+from dougong.store._reruns import Reruns
 from dougong.store._server_group import ServerWriter
 from dougong.store._server_url import ServerOptions
 
@@ -227,6 +228,77 @@ async def test_misfortune_without_end_is_a_failure_of_one(server: Server, writer
     assert codes(outcomes) == ["a", "deadlock", "c"]
     assert server.kept == ["a", "c"]
     assert server.calls.count("b") == group.TRIES_MAX
+
+
+async def test_reruns_are_paid_for(server: Server, writer: ServerWriter) -> None:
+    """Who has no tokens left runs nothing again, and what succeeds brings them back."""
+    writer._reruns = Reruns(lambda: 0.0, tokens_max=4, returned=0.5)
+    server.happens("b", *["deadlock"] * 50)
+    outcomes = await run(writer, put("a"), put("b"), put("c"))
+    assert codes(outcomes) == ["deadlock_storm", "deadlock_storm", "c"]
+    assert isinstance(outcomes[0], Overloaded)
+    assert outcomes[0].retry_after_s == 1.0
+    assert "in one order" in str(outcomes[0])
+    assert server.kept == ["c"]
+    assert server.calls.count("a") + server.calls.count("b") == 2 + 4, "as many as there were tokens"
+    server.script.clear()
+    await run(writer, *(put(f"more {number}") for number in range(10)))
+    assert writer._reruns.tokens == 4
+    server.happens("b", "deadlock")
+    assert await run(writer, put("b")) == ["b"]
+
+
+async def test_without_a_budget_a_storm_multiplies_the_load(server: Server, writer: ServerWriter) -> None:
+    """Ablation of the above."""
+    writer._reruns = Reruns(lambda: 0.0, tokens_max=float("inf"))
+    for number in range(50):
+        server.happens("b", *["deadlock"] * 50)
+        assert codes(await run(writer, put("b"), put(f"x{number}"))) == ["deadlock", f"x{number}"]
+    assert server.calls.count("b") == 50 * group.TRIES_MAX
+
+
+async def test_lost_connections_cost_no_tokens(server: Server, writer: ServerWriter) -> None:
+    writer._reruns = Reruns(lambda: 0.0, tokens_max=0)
+    server.happens("b", "lost")
+    assert await run(writer, put("a"), put("b")) == ["a", "b"]
+
+
+async def test_reruns_wait_longer_and_longer(
+    server: Server, writer: ServerWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer._reruns = reruns = Reruns(lambda: 0.5)
+    assert [round(reruns.wait_s(tries), 3) for tries in (1, 2, 3, 10)] == [0.005, 0.01, 0.02, 0.1]
+    asked: list[int] = []
+
+    def note(tries: int) -> float:
+        asked.append(tries)
+        return 0.0
+
+    monkeypatch.setattr(reruns, "wait_s", note)
+    server.happens("b", *["deadlock"] * 50)
+    await run(writer, put("b"))
+    assert asked == [1, 2, 3]
+
+
+async def test_torn_down_while_a_rerun_waits(
+    server: Server, writer: ServerWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = asyncio.Event()
+
+    def for_long(tries: int) -> float:
+        waits.set()
+        return 3600.0
+
+    monkeypatch.setattr(writer._reruns, "wait_s", for_long)
+    server.happens("b", "deadlock")
+    waiting = [writer.submit(put("a")), writer.submit(put("b"))]
+    await waits.wait()
+    waiting.append(writer.submit(put("c")))
+    assert writer._task is not None
+    writer._task.cancel()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert codes(list(outcomes)) == ["commit_unknown"] * 3
+    assert server.kept == []
 
 
 async def test_a_unit_that_takes_too_long_is_not_tried_again(server: Server, writer: ServerWriter) -> None:

@@ -20,6 +20,7 @@ from dougong.clock import ManualClock
 from dougong.errors import Invalid, Unavailable
 from dougong.evidence.engines import QUOTED, SERVERS, PostgreSQL, Server
 from dougong.store import Migration, Row, Store, Tx, Unit, open_pool, open_store
+from dougong.store._reruns import Reruns
 from dougong.store._server_group import judge
 from dougong.store.server import ServerStore
 
@@ -314,54 +315,100 @@ async def test_a_database_that_is_down_is_left_alone_until_it_is_back(server: Se
         await store.close()
 
 
-async def test_a_storm_of_deadlocks_undoes_and_repeats_whole_units(url: str, shared: Server, dialect: str) -> None:
+class Storm:
     """Strangers who take no turns lock the same rows in the opposite order."""
+
+    def __init__(self, store: ServerStore) -> None:
+        self._store = store
+        self.runs = self.asked = self.done = 0
+        self.codes: set[str] = set()
+        self._theirs: set[str] = set()
+        self._over = False
+        self._strangers: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        rows = [(key,) for key in range(1, 400)]
+        await self._store.migrate("things", SCHEMA)
+        await self._store.write(lambda tx: tx.execute_many("INSERT INTO things VALUES (?, 0)", rows))
+        self._strangers = [asyncio.create_task(self._stranger(number)) for number in (1, 2, 3)]
+
+    async def call(self, units: int = 10) -> None:
+        """So many units at once."""
+        self.asked += units
+        outcomes = await asyncio.gather(*(self._store.write(self._both) for _ in range(units)), return_exceptions=True)
+        self.done += outcomes.count(None)
+        self.codes |= {getattr(outcome, "code", repr(outcome)) for outcome in outcomes if outcome is not None}
+
+    async def end(self) -> None:
+        """All goes on as before, and everything was done as often as was acknowledged."""
+        self._over = True
+        await asyncio.gather(*self._strangers)
+        assert self._theirs <= {"deadlock"}
+        self._store._writer._reruns = Reruns(lambda: 0.0)
+        before = self.done
+        await self.call()
+        assert self.done == before + 10
+        rows = await self._store.fetch_all("SELECT id, amount FROM things WHERE id < 3 ORDER BY id")
+        assert rows == [(1, self.done), (2, self.done)]
+
+    async def _both(self, tx: Tx) -> None:
+        self.runs += 1
+        for key in (1, 2):
+            await tx.execute("UPDATE things SET amount = amount + 1 WHERE id = ?", (key,))
+
+    async def _stranger(self, number: int) -> None:
+        store = self._store
+        link = await store._dialer.connect()
+        # Rows of its own, because MariaDB undoes whoever has changed less.
+        own = f"UPDATE things SET amount = amount + 1 WHERE id BETWEEN {number}00 AND {number}90"
+        while not self._over:
+            try:
+                await link.control(f"BEGIN; {own}; UPDATE things SET amount = amount WHERE id = 2")
+                await link.control("UPDATE things SET amount = amount WHERE id = 1; COMMIT")
+            except Exception as error:  # noqa: BLE001 (every driver has its own)
+                self._theirs.add(judge(error, store._engine).fault.code)
+                await link.control("ROLLBACK")
+        link.abort()
+
+
+@pytest.fixture
+async def storm(url: str, shared: Server, dialect: str) -> AsyncIterator[Storm]:
     if dialect == "postgresql":
         database = urlsplit(url).path[1:]
         shared.sql(f"ALTER DATABASE {database} SET deadlock_timeout = '10ms'")
     store = await open_store(url)
     assert isinstance(store, ServerStore)
-    await store.migrate("things", SCHEMA)
-    await store.write(lambda tx: tx.execute_many("INSERT INTO things VALUES (?, 0)", [(key,) for key in range(1, 400)]))
-    runs = 0
-    over = False
-
-    async def both(tx: Tx) -> None:
-        nonlocal runs
-        runs += 1
-        for key in (1, 2):
-            await tx.execute("UPDATE things SET amount = amount + 1 WHERE id = ?", (key,))
-
-    async def stranger(number: int) -> None:
-        link = await store._dialer.connect()
-        # Rows of its own, because MariaDB undoes whoever has changed less.
-        own = f"UPDATE things SET amount = amount + 1 WHERE id BETWEEN {number}00 AND {number}90"
-        while not over:
-            try:
-                await link.control(f"BEGIN; {own}; UPDATE things SET amount = amount WHERE id = 2")
-                await link.control("UPDATE things SET amount = amount WHERE id = 1; COMMIT")
-            except Exception as error:  # noqa: BLE001 (every driver has its own)
-                theirs.add(judge(error, store._engine).fault.code)
-                await link.control("ROLLBACK")
-        link.abort()
-
-    done = asked = 0
-    codes: set[str] = set()
-    theirs: set[str] = set()
-    strangers = [asyncio.create_task(stranger(number)) for number in (1, 2, 3)]
-    async with asyncio.timeout(60):
-        while runs < asked + 5:  # until it was seen often enough
-            asked += 10
-            outcomes = await asyncio.gather(*(store.write(both) for _ in range(10)), return_exceptions=True)
-            done += outcomes.count(None)
-            codes |= {getattr(outcome, "code", repr(outcome)) for outcome in outcomes if outcome is not None}
-        over = True
-        await asyncio.gather(*strangers)
-    assert codes | theirs <= {"deadlock"}, "whoever had bad luck once too often hears so"
-    await asyncio.gather(*(store.write(both) for _ in range(10)))
-    done += 10
-    assert await store.fetch_all("SELECT id, amount FROM things WHERE id < 3 ORDER BY id") == [(1, done), (2, done)]
+    made = Storm(store)
+    await made.start()
+    yield made
+    await made.end()
     await store.close()
+
+
+async def test_a_storm_of_deadlocks_undoes_and_repeats_whole_units(storm: Storm) -> None:
+    async with asyncio.timeout(60):
+        while storm.runs < storm.asked + 5:  # until it was seen often enough
+            await storm.call()
+    assert storm.codes <= {"deadlock"}, "whoever had bad luck once too often hears so"
+
+
+async def test_a_storm_cannot_multiply_the_load(storm: Storm) -> None:
+    """All that runs again is paid for; when the tokens are spent, callers hear it and nothing runs again."""
+    storm._store._writer._reruns = Reruns(lambda: 0.0, tokens_max=8, returned=0.0)
+    async with asyncio.timeout(60):
+        while "deadlock_storm" not in storm.codes:
+            await storm.call()
+            assert storm.runs <= storm.asked + 8
+    assert storm.codes <= {"deadlock", "deadlock_storm"}
+
+
+async def test_without_a_budget_it_would(storm: Storm) -> None:
+    """Ablation of the above."""
+    storm._store._writer._reruns = Reruns(lambda: 0.0, tokens_max=float("inf"))
+    async with asyncio.timeout(60):
+        while storm.runs <= storm.asked + 8:
+            await storm.call()
+    assert "deadlock_storm" not in storm.codes
 
 
 # Opening

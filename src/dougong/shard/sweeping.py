@@ -62,9 +62,12 @@ class UniqueIndex:
     that was there before is in it.
     """
 
+    claims = Claims
+    keep_s = KEEP_S
+
     def __init__(self, sharded: ShardedStore, name: str, table: ShardedTable, column: str) -> None:
         self._sharded = sharded
-        self._claims = Claims(sharded, name, table, column)
+        self._claims = self.claims(sharded, name, table, column)
         self._ready = False
 
     async def start(self, *, new: bool = False) -> None:
@@ -156,7 +159,7 @@ class UniqueIndex:
         return Sweep(entries, orphans)
 
     def _forget(self, bucket: int) -> Unit[None]:
-        before_us = self._sharded.now_us() - round(KEEP_S * 1e6)
+        before_us = self._sharded.now_us() - round(self.keep_s * 1e6)
 
         async def unit(tx: Tx) -> None:
             await tx.execute(

@@ -95,6 +95,8 @@ class Entry(msgspec.Struct, frozen=True):
 class Claims:
     """The protocol, for one column of one table."""
 
+    claim_s = CLAIM_S
+
     def __init__(self, sharded: Placing, name: str, table: ShardedTable, column: str) -> None:
         self.name = name
         self.sharded = sharded
@@ -117,8 +119,7 @@ class Claims:
                 continue
 
             async def checked(tx: Tx, token: int = token) -> R:
-                if await tx.fetch_one(_REVOKED, (token,)) is not None:
-                    raise _ClaimLost
+                await self._check(tx, token)
                 self._still_in_time(begun_us)
                 return await unit(tx)
 
@@ -131,7 +132,7 @@ class Claims:
 
     async def find(self, value: str) -> Key | None:
         """The key of the row that has this value: the entry's, if its row confirms it."""
-        entry = await self._entry(self._store(value), value)
+        entry = await self._entry(self.store(value), value)
         if entry is None:
             return None
         store = self.sharded.store_at(await self.sharded.bucket_of(entry.key))
@@ -140,7 +141,7 @@ class Claims:
 
     async def release(self, value: str) -> bool:
         """Drop the entry of a value unless a row has it; whether there is none now."""
-        entry = await self._entry(self._store(value), value)
+        entry = await self._entry(self.store(value), value)
         return entry is None or await self.drop_orphan(entry)
 
     async def drop_orphan(self, entry: Entry) -> bool:
@@ -153,7 +154,7 @@ class Claims:
             self._still_in_time(begun_us)
             await tx.execute(_DROP, (self.name, entry.value, entry.token))
 
-        await self._store(entry.value).write(unit)
+        await self.store(entry.value).write(unit)
         return True
 
     async def claim(self, key: Key, value: str) -> int | None:
@@ -174,7 +175,7 @@ class Claims:
                 await tx.execute(_CLAIM, (self.name, value, _json(key), fresh, now_us, bucket))
             return entry
 
-        entry = await self._store(value).write(unit)
+        entry = await self.store(value).write(unit)
         if entry is None:
             return fresh
         if entry.key == key:
@@ -215,7 +216,12 @@ class Claims:
             self._still_in_time(begun_us)
             return await tx.execute(_REPOINT, (_json(key), fresh, now_us, self.name, value, revoked))
 
-        return fresh if await self._store(value).write(unit) else None
+        return fresh if await self.store(value).write(unit) else None
+
+    async def _check(self, tx: Tx, token: int) -> None:
+        """In the unit that writes the row."""
+        if await tx.fetch_one(_REVOKED, (token,)) is not None:
+            raise _ClaimLost
 
     async def _revoke(self, entry: Entry) -> bool:
         """In the row's database: False when the row has the value; else it will never be written under this token."""
@@ -233,14 +239,17 @@ class Claims:
         return await self.sharded.store_at(bucket).write(unit)
 
     def _still_in_time(self, begun_us: int) -> None:
-        if self.sharded.now_us() - begun_us > CLAIM_S * 1e6:
-            raise Unavailable(f"claiming {self.column} took more than {CLAIM_S:g} s; try again", code="claim_expired")
+        if self.sharded.now_us() - begun_us > self.claim_s * 1e6:
+            raise Unavailable(
+                f"claiming {self.column} took more than {self.claim_s:g} s; try again", code="claim_expired"
+            )
 
     async def _entry(self, reader: Store | Tx, value: str) -> Entry | None:
         row = await reader.fetch_one(_FIND, (self.name, value))
         return entry_of((value, *row)) if row is not None else None
 
-    def _store(self, value: str) -> Store:
+    def store(self, value: str) -> Store:
+        """Where the entry of this value is."""
         return self.sharded.store_at(hash_bucket(value))
 
 

@@ -14,6 +14,8 @@ __all__ = [
     "faults",
     "leaks",
     "queued_units",
+    "rerun_tokens",
+    "reruns",
     "units_per_commit",
 ]
 
@@ -31,6 +33,10 @@ commit_seconds = histogram(
 )
 queued_units = gauge("dougong_store_queued_units", "Units waiting for the next commit.", labels=("store",))
 faults = counter("dougong_store_faults_total", "Groups that could not be written, by reason.", labels=("store", "code"))
+reruns = counter(
+    "dougong_store_reruns_total", "Units run again, by what undid them: deadlocks, lost connections.", ("store", "code")
+)
+rerun_tokens = gauge("dougong_store_rerun_tokens", "Units that may be run again after deadlocks.", labels=("store",))
 
 connections_in_use = gauge("dougong_store_connections_in_use", "Connections lent, or being opened.", labels=("store",))
 connections_idle = gauge("dougong_store_connections_idle", "Connections that nobody needs now.", labels=("store",))

@@ -6,7 +6,8 @@ so those of several processes must not overlap, as SQLite's write lock sees to.
 
 Most groups run without savepoints. When a unit fails after it wrote, the group is rolled back and run again with a
 savepoint around each unit, and so are the next groups for a while. Deadlocks and lost connections before COMMIT are
-nobody's fault: the group runs again. A connection that breaks during COMMIT leaves the outcome unknown, and says so.
+nobody's fault: the group runs again, after deadlocks a little later and while there are tokens for it (`_reruns`). A
+connection that breaks during COMMIT leaves the outcome unknown, and says so.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from dougong.errors import Error, Overloaded, Unavailable
 from dougong.store._dial import Dialer
 from dougong.store._group import Outcome, Waiting, settle
 from dougong.store._link import Engine, Link, Verdict
-from dougong.store._meters import commit_seconds, faults, queued_units, units_per_commit
+from dougong.store._meters import commit_seconds, faults, queued_units, rerun_tokens, reruns, units_per_commit
 from dougong.store._pooling import PoolPolicy, lifetime_s
 from dougong.store._protocol import Unit
+from dougong.store._reruns import Reruns
 from dougong.store._server_tx import Driven, ServerTx, deadline
 from dougong.store._tx import describe
 from dougong.telemetry import get_logger
@@ -64,6 +66,7 @@ class ServerWriter:
         self._guarded = 0
         self._alone = 0
         self._tries = 0
+        self._reruns = Reruns(random.random)
         self._closing = False
         self.fault: Error | None = None
         """Why the last group failed, until one succeeds."""
@@ -252,6 +255,8 @@ class ServerWriter:
             units_per_commit.observe(len(items), self._name)
             self.fault = None
         self._tries = 0
+        self._reruns.succeeded(len(items))
+        rerun_tokens.set(self._reruns.tokens, self._name)
         for future, failure, result in outcomes:
             settle(future, failure, result)
 
@@ -271,17 +276,37 @@ class ServerWriter:
             else:
                 await self._roll_back(self._link)
         self._tries += 1
-        hopeless = verdict.fault.code == "statement_timeout" or not (verdict.again or verdict.lost)
-        if not hopeless and self._tries < TRIES_MAX:
-            _log.info("a group runs again", store=self._name, code=verdict.fault.code, units=len(items))
-            self._put_back(items)
-            return
-        # The last one was running when it happened. Its neighbours go on, one by one, in case it was not to blame.
-        self._tries = 0
-        future, _, _ = items.pop()
-        settle(future, self._note(verdict), None)
-        self._alone = len(items)
+        code = verdict.fault.code
+        over = code == "statement_timeout" or not (verdict.again or verdict.lost) or self._tries >= TRIES_MAX
+        # The last one was running when it happened. When it was tried often enough, its neighbours go on, one by one,
+        # in case it was not to blame.
+        rerun = len(items) - over
+        if code == "deadlock":
+            if not self._reruns.spend(rerun):
+                self._fail(items, self._note(Verdict(self._storm(verdict.fault))))
+                return
+            rerun_tokens.set(self._reruns.tokens, self._name)
+            if not over:
+                # Nothing is held meanwhile. Whoever comes now waits with the group, and rides in it.
+                await asyncio.sleep(self._reruns.wait_s(self._tries))
+        reruns.inc(rerun, self._name, code)
+        if over:
+            self._tries = 0
+            future, _, _ = items.pop()
+            settle(future, self._note(verdict if code != "deadlock" else Verdict(_deadlock(verdict.fault))), None)
+            self._alone = len(items)
+        else:
+            _log.info("a group runs again", store=self._name, code=code, units=len(items))
         self._put_back(items)
+
+    def _storm(self, fault: Error) -> Error:
+        return Overloaded(
+            f"{fault.message}; store {self._name} has had so many deadlocks that it runs nothing again until more"
+            " succeeds: send less or later, and let all who write these rows lock them in one order",
+            code="deadlock_storm",
+            retry_after_s=1.0,
+            store=self._name,
+        )
 
     def _put_back(self, items: list[Waiting]) -> None:
         self._queue.extendleft(reversed(items))
@@ -322,6 +347,14 @@ def _life_s(engine: Engine) -> float:
 def judge(error: BaseException, engine: Engine) -> Verdict:
     """What an error outside of any unit's statement means."""
     return deadline(error, engine, "") or engine.judge(error)
+
+
+def _deadlock(fault: Error) -> Error:
+    return Unavailable(
+        f"{fault.message}; undone {TRIES_MAX} times: let all who write these rows lock them in one order, or try later",
+        code="deadlock",
+        retry_after_s=0.1,
+    )
 
 
 def _unknown(fault: Error, engine: Engine, units: int) -> Verdict:
