@@ -1,7 +1,7 @@
 """A process of the kill tests: a router that writes into one bucket and keeps a journal, or a mover of that bucket.
 
-`python -m tests.shard.move_worker router LAYOUT JOURNAL NAME` or `... mover LAYOUT JOURNAL NAME`; both end by themselves
-when the file `stop` beside the layout is there.
+`python -m tests.shard.move_worker router LAYOUT JOURNAL NAME` or `... mover LAYOUT JOURNAL NAME`; both end by
+themselves when the file `stop` beside the layout is there.
 """
 
 from __future__ import annotations
@@ -118,6 +118,5 @@ async def move(layout: Path, journal: Path, name: str) -> None:
 
 if __name__ == "__main__":
     role, layout_, second, name_ = sys.argv[1:]
-    uvloop.run(
-        route(Path(layout_), Path(second), name_) if role == "router" else move(Path(layout_), Path(second), name_)
-    )
+    work = route if role == "router" else move
+    uvloop.run(work(Path(layout_), Path(second), name_))
