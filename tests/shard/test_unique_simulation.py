@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -30,13 +31,13 @@ def test_fresh_seeds_find_nothing(chunk: int, record_property: Callable[[str, ob
 @pytest.mark.parametrize(
     ("without", "said"),
     [
-        ("claim", "belongs to ["),
-        ("check", "belongs to ["),
-        ("revoke", "belongs to ["),
-        ("sweep-revoke", "which"),
-        ("one-unit", "which"),
-        ("repoint-token", "belongs to ["),
-        ("drop-token", "belongs to ["),
+        ("claim", r"belongs to \["),
+        ("check", r"belongs to \["),
+        ("revoke", r"belongs to \["),
+        ("sweep-revoke", r"belongs to \[|nobody was found"),
+        ("one-unit", r"belongs to \[|nobody was found"),
+        ("repoint-token", r"belongs to \["),
+        ("drop-token", r"belongs to \["),
         ("confirm", "cannot have had it"),
     ],
 )
@@ -44,7 +45,7 @@ def test_a_missing_safeguard_is_found(without: str, said: str) -> None:
     for seed in range(300):
         told = tell(story, seed, without=without)
         if told.violations:
-            assert any(said in violation for violation in told.violations), told.violations
+            assert any(re.search(said, violation) for violation in told.violations), told.violations
             return
     pytest.fail(f"300 seeds without {without} found nothing: the story is blind")
 
