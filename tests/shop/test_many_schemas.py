@@ -23,9 +23,11 @@ from dougong.store import migrations_from
 from dougong.tcc import ParticipantService
 from shop.inventory import StockHolds
 from shop.orders import CancelOrder
-from shop.users import Login, Register, Users, UsersSettings, WalletHolds
+from shop.users import Login, Profile, Register, Users, UsersSettings, WalletHolds
 from shop.users._demo import DEMO_PASSWORD, seed
 from shop.users._passwords import Passwords
+from shop.users._service import profile_of
+from shop.users.profile_cache import CachedProfiles, MemoryCache
 from shop.users.user_core import UserGateway
 
 MEMORY_MB_MAX = 150
@@ -62,7 +64,12 @@ async def test_users_in_a_schema_for_each_bucket(layout: Layout, tmp_path: Path)
     settings = UsersSettings(demo_users=2 * BUCKETS)
     await seed(gateway, clock, passwords, settings)
     assert (await gateway.books())[0] == 2 * BUCKETS + 2
-    users = Users(gateway, issuer(), passwords, settings)
+
+    async def load(user_id: int) -> Profile | None:
+        user = await gateway.get(user_id)
+        return None if user is None else profile_of(user)
+
+    users = Users(gateway, issuer(), passwords, settings, CachedProfiles(MemoryCache(clock), load, clock))
     ann = Register(email="ann@x.example", password="correct horse", name="Ann")
     profile = await users.register(ann)
     with pytest.raises(Conflict, match="has an account"):

@@ -18,9 +18,11 @@ from dougong.errors import Conflict, Invalid, NotFound, Overloaded, Unauthentica
 from dougong.rpc import JwtIssuer
 from dougong.shard import BUCKETS, ShardedStore, embedded_layout, hash_bucket, is_aligned, open_sharded_store
 from dougong.store import migrations_from
-from shop.users import GetProfile, GetWallet, Login, Register, UpdateProfile, Users, UsersSettings
+from shop.users import GetProfile, GetWallet, Login, Profile, Register, UpdateProfile, Users, UsersSettings
 from shop.users._demo import DEMO_PASSWORD, seed
 from shop.users._passwords import Passwords
+from shop.users._service import profile_of
+from shop.users.profile_cache import CachedProfiles, MemoryCache
 from shop.users.user_core import UserGateway
 
 ANN = Register(email="Ann@Example.org", password="correct horse", name="Ann")
@@ -36,7 +38,14 @@ class Desk:
         self.store = store
         self.gateway = gateway
         self.passwords = passwords
-        self.users = Users(gateway, issuer(), passwords, UsersSettings())
+
+        async def load(user_id: int) -> Profile | None:
+            user = await gateway.get(user_id)
+            return None if user is None else profile_of(user)
+
+        clock = SystemClock()
+        profiles = CachedProfiles(MemoryCache(clock), load, clock)
+        self.users = Users(gateway, issuer(), passwords, UsersSettings(), profiles)
 
 
 @pytest_asyncio.fixture
@@ -152,3 +161,11 @@ async def test_a_database_is_filled_once_also_by_two_instances(desk: Desk) -> No
     user_id = int(profile.user_id)
     assert is_aligned(user_id)
     assert user_id % BUCKETS == hash_bucket(profile.email)
+
+
+async def test_a_changed_name_shows_at_once(desk: Desk) -> None:
+    ann = await desk.users.register(ANN)
+    assert (await desk.users.get_profile(GetProfile(user_id=ann.user_id))).name == "Ann"
+    renamed = await desk.users.update_profile(UpdateProfile(user_id=ann.user_id, name="Anna"))
+    again = await desk.users.get_profile(GetProfile(user_id=ann.user_id))
+    assert (renamed.name, again.name) == ("Anna", "Anna")

@@ -31,8 +31,9 @@ from shop.users._contract import (
 from shop.users._demo import DEMO_PASSWORD, OPERATOR_EMAIL, PARTNER_EMAIL, seed
 from shop.users._holds import WalletHolds
 from shop.users._passwords import Passwords
-from shop.users._service import Users
+from shop.users._service import Users, profile_of
 from shop.users._settings import UsersSettings
+from shop.users.profile_cache import CachedProfiles, MemoryCache
 from shop.users.user_core import UserGateway
 
 __all__ = [
@@ -67,6 +68,15 @@ async def gateway(sharded: ShardedStore, clock: Clock) -> AsyncIterator[UserGate
     await made.stop()
 
 
+async def profiles(gateway: UserGateway, clock: Clock, settings: UsersSettings) -> AsyncIterator[CachedProfiles]:
+    async def load(user_id: int) -> Profile | None:
+        user = await gateway.get(user_id)
+        return None if user is None else profile_of(user)
+
+    cache = MemoryCache(clock, entries_max=settings.profiles_max)
+    yield CachedProfiles(cache, load, clock, ttl_s=settings.profile_ttl_s)
+
+
 async def sweeping(gateway: UserGateway, settings: UsersSettings) -> None:
     while True:
         await asyncio.sleep(settings.sweep_every_s)
@@ -89,7 +99,7 @@ app = App(
     migrations="shop.users.migrations",
     settings=UsersSettings,
     sharded=True,
-    provide=[passwords, gateway],
+    provide=[passwords, gateway, profiles],
     prepare=[seed],
     background=[sweeping],
 )

@@ -20,6 +20,7 @@ from shop.users._contract import (
 )
 from shop.users._passwords import Passwords
 from shop.users._settings import UsersSettings
+from shop.users.profile_cache import CachedProfiles
 from shop.users.user_core import User, UserGateway
 from shop.users.user_core import entities as rows
 
@@ -29,8 +30,16 @@ __all__ = ["Users"]
 class Users(Service, package="shop.v1"):
     """Who the customers are and what money they have."""
 
-    def __init__(self, gateway: UserGateway, issuer: JwtIssuer, passwords: Passwords, settings: UsersSettings) -> None:
+    def __init__(
+        self,
+        gateway: UserGateway,
+        issuer: JwtIssuer,
+        passwords: Passwords,
+        settings: UsersSettings,
+        profiles: CachedProfiles,
+    ) -> None:
         self._gateway = gateway
+        self._profiles = profiles
         self._issuer = issuer
         self._passwords = passwords
         self._settings = settings
@@ -47,7 +56,8 @@ class Users(Service, package="shop.v1"):
             rows.Wallet(0, currency, credit, deposited=credit),
             role="customer",
         )
-        return _profile(user)
+        await self._profiles.forget(user.id)  # somebody may have asked for this id before
+        return profile_of(user)
 
     @rpc(http="POST /v1/login", public=True)
     async def login(self, request: Login) -> Token:
@@ -62,15 +72,19 @@ class Users(Service, package="shop.v1"):
     @rpc(http="GET /v1/me")
     async def get_profile(self, request: GetProfile) -> Profile:
         """The caller's own profile."""
-        user = await self._gateway.get(user_number(request.user_id))
-        if user is None:
+        profile = await self._profiles.get(user_number(request.user_id))
+        if profile is None:
             raise NotFound(f"there is no user {request.user_id}", code="unknown_user")
-        return _profile(user)
+        return profile
 
     @rpc(http="PATCH /v1/me")
     async def update_profile(self, request: UpdateProfile) -> Profile:
         """Change the display name."""
-        await self._gateway.rename(user_number(request.user_id), request.name)
+        number = user_number(request.user_id)
+        try:
+            await self._gateway.rename(number, request.name)
+        finally:  # a write that failed or was cancelled may have happened
+            await self._profiles.forget(number)
         return await self.get_profile(GetProfile(user_id=request.user_id))
 
     @rpc(http="GET /v1/wallet")
@@ -95,7 +109,8 @@ class Users(Service, package="shop.v1"):
         return WalletBooks(wallets=count, available=available, frozen=frozen, spent=spent, deposited=deposited)
 
 
-def _profile(user: User) -> Profile:
+def profile_of(user: User) -> Profile:
+    """What others see of an account."""
     return Profile(user_id=str(user.id), email=user.email, name=user.name, role=user.role, created_us=user.created_us)
 
 

@@ -22,3 +22,7 @@ class UsersSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     demo_credit_minor: int = 1_000_000_000
     sweep_every_s: Annotated[float, Meta(gt=0)] = 3600.0
     """How often what failed registrations left in the index of e-mails is dropped."""
+    profiles_max: Annotated[int, Meta(gt=0)] = 50_000
+    """Profiles kept in memory."""
+    profile_ttl_s: Annotated[float, Meta(gt=0)] = 5.0
+    """How old a profile may be that another process has changed; a change through the own process shows at once."""
