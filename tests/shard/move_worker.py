@@ -54,9 +54,9 @@ async def route(layout: Path, journal: Path, name: str) -> None:
     with journal.open("a", buffering=1) as out:
         if lines:
             out.write("\n")  # the last line may be half
-        for _, op, key in [entry for entry in begun if len(entry) == 3]:
+        for _, op, text in [entry for entry in begun if len(entry) == 3]:
             if op not in acknowledged:
-                await raise_once(store, out.write, op, int(key))
+                await raise_once(store, out.write, op, int(text))
         while not (layout.parent / "stop").exists():
             count += 1
             op, key = f"{name}-{count}", random.choice(KEYS)

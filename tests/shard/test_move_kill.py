@@ -184,7 +184,8 @@ async def _agree(
         assert journal.items() <= there.items()
         assert tried == journal.keys(), "a write that was begun and not acknowledged was tried again until it was"
     assert there.keys() == set().union(*begun)
-    counters = dict(await store.store_at(BUCKET).fetch_all("SELECT id, raised FROM counters"))  # type: ignore[arg-type]
+    rows = await store.store_at(BUCKET).fetch_all("SELECT id, raised FROM counters")
+    counters = dict(cast("list[tuple[int, int]]", rows))
     for key in KEYS:
         numbers = sorted(number for (counter, _), number in there.items() if counter == key)
         assert numbers == list(range(1, counters.get(key, 0) + 1))

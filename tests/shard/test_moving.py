@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -107,7 +107,7 @@ async def test_there_back_and_for_good(filled: ShardedStore) -> None:
 
 
 @asynccontextmanager
-async def written(store: ShardedStore, seed: int) -> AsyncIterator[dict[tuple[int, str], int | None]]:
+async def written(store: ShardedStore, seed: int) -> AsyncGenerator[dict[tuple[int, str], int | None]]:
     """Rows change all the time, keys and unique values too; what was acknowledged: (owner, tag) → n, None if gone."""
     known: dict[tuple[int, str], int | None] = {}
     draw, going = random.Random(seed), True
