@@ -45,8 +45,9 @@ async def middle(fresh_url: Callable[[], str]) -> AsyncIterator[Store]:
 async def below(
     middle: Store, shelf: ParticipantService[Any], purse: ParticipantService[Any]
 ) -> AsyncIterator[Coordinator]:
+    patient = msgspec.structs.replace(QUICK, try_timeout_s=30.0)  # what is tried is answered, on a busy machine too
     coordinator = Coordinator(
-        middle, initiator="bundles", participants={Shelf.service: shelf, Purse.service: purse}, settings=QUICK
+        middle, initiator="bundles", participants={Shelf.service: shelf, Purse.service: purse}, settings=patient
     )
     await coordinator.start()
     yield coordinator
