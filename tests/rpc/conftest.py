@@ -62,7 +62,7 @@ async def memory_lab() -> AsyncIterator[Lab]:
     await lab.close()
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 5.0) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     """Let the loop turn until `condition` holds."""
     async with asyncio.timeout(timeout_s):
         while not condition():

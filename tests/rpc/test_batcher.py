@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dougong.errors import DeadlineExceeded, Error, Internal, Invalid, Overloaded, Unavailable
 from dougong.rpc import Batcher, Caller, call_scope, current_caller, remaining_s
+from dougong.rpc import batcher as batcher_module
 
 
 class Echo:
@@ -222,6 +223,54 @@ async def test_fewer_in_flight_takes_effect_without_losing_anybody() -> None:
     assert await asyncio.gather(*calls) == [i * 10 for i in range(30)]
 
 
+async def test_a_small_batch_waits_for_the_one_under_way_a_full_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batcher_module, "_SLOW", 1e6)
+    echo = Echo()
+    batcher = Batcher(echo, max_batch=4, max_in_flight=3, eager=1)
+    echo.gate.clear()
+    calls = [asyncio.create_task(batcher.one(0))]
+    await settled()
+    calls += [asyncio.create_task(batcher.one(i)) for i in (1, 2, 3)]
+    await settled()
+    assert echo.batches == [[0]], "three of four may wait"
+    calls.append(asyncio.create_task(batcher.one(4)))
+    await settled()
+    assert echo.batches == [[0], [1, 2, 3, 4]]
+    more = asyncio.create_task(batcher.many(range(5, 14)))  # two full ones, of which one has room, and one item
+    await settled()
+    assert echo.batches[2:] == [[5, 6, 7, 8]]
+    echo.gate.set()
+    await asyncio.gather(more, *calls)
+    assert echo.batches[3:] == [[9, 10, 11, 12], [13]]
+
+
+@pytest.mark.parametrize("slow", [2.0, 1e6])
+async def test_nobody_waits_for_somebody_else_s_slow_request(slow: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ablation: without it, one request that hangs holds up all that come after."""
+    monkeypatch.setattr(batcher_module, "_SLOW", slow)
+    hanging = asyncio.Event()
+
+    async def many(requests: Sequence[int]) -> list[int | Error]:
+        if 0 in requests:
+            await hanging.wait()
+        return list(requests)
+
+    batcher = Batcher(many, max_batch=100, max_in_flight=2, eager=1)
+    stuck = asyncio.create_task(batcher.one(0))
+    await settled()
+    others = [asyncio.create_task(batcher.one(i)) for i in range(1, 4)]
+    if slow == 2.0:
+        async with asyncio.timeout(60):
+            assert await asyncio.gather(*others) == [1, 2, 3]
+            assert [await batcher.one(i) for i in range(4, 50)] == list(range(4, 50))
+        assert not stuck.done()
+    else:
+        await asyncio.wait(others, timeout=0.2)
+        assert not any(other.done() for other in others)
+    hanging.set()
+    await asyncio.gather(stuck, *others)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(
@@ -231,10 +280,11 @@ async def test_fewer_in_flight_takes_effect_without_losing_anybody() -> None:
     ),
     st.integers(1, 5),
     st.integers(1, 3),
+    st.integers(1, 3),
     st.integers(0, 2**32),
 )
 def test_every_request_has_exactly_one_outcome(
-    calls: list[tuple[int, int, str]], max_batch: int, max_in_flight: int, seed: int
+    calls: list[tuple[int, int, str]], max_batch: int, max_in_flight: int, eager: int, seed: int
 ) -> None:
     """Callers that wait, are cancelled or run out of time, over a `many` that takes its time and sometimes fails."""
     random = Random(seed)
@@ -257,7 +307,7 @@ def test_every_request_has_exactly_one_outcome(
             running -= 1
 
     async def scenario() -> None:
-        batcher = Batcher(many, max_batch=max_batch, max_in_flight=max_in_flight)
+        batcher = Batcher(many, max_batch=max_batch, max_in_flight=max_in_flight, eager=eager)
         serial = 0
         tasks: list[tuple[asyncio.Task[list[int | Error]], range, str]] = []
 

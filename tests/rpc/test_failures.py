@@ -8,9 +8,14 @@ import pytest
 from tests.rpc.conftest import Lab, closed_gate, until
 from tests.rpc.example import Answer, Ask, Example
 
+from dougong.contract import batch_codec, describe
 from dougong.errors import Unavailable
 from dougong.registry import Instance
 from dougong.rpc import MemoryTransport, call_scope, close_client
+from dougong.rpc._batch_client import BatchStream
+from dougong.rpc._transport import connection_lost
+
+PLACE = next(method for method in describe(Example).methods if method.attribute == "place")
 
 
 class Listed:
@@ -122,6 +127,63 @@ async def test_drain_ends_what_runs_and_sends_the_rest_elsewhere(lab: Lab) -> No
     assert first.in_flight == 0
 
 
+async def test_a_stream_that_breaks_is_a_doubt_before_any_call_fails(memory_lab: Lab) -> None:
+    """Found by the story `network`: a client whose idle stream broke went on calling the dead."""
+    server = await memory_lab.serve(Example())
+    listed = Listed(server.address)
+    remote = memory_lab.call(listed)
+    await remote.place(Ask(text="x"))
+    assert not listed.found_missing
+    assert isinstance(memory_lab.transport, MemoryTransport)
+    memory_lab.transport.crash(server.address)
+    await until(lambda: listed.found_missing == {server.address})
+
+
+class Ending:
+    """A stream whose other end says nothing until it is told how to end."""
+
+    def __init__(self) -> None:
+        self.ends: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def send(self, message: bytes) -> None: ...
+
+    async def finish(self) -> None: ...
+
+    async def receive(self) -> bytes | None:
+        await self.ends
+        return None
+
+    def cancel(self) -> None: ...
+
+
+@pytest.mark.parametrize("breaks", [True, False])
+async def test_a_stream_that_breaks_while_it_is_put_away_is_a_doubt_too(breaks: bool) -> None:
+    """Found by the story `network`: its server had crashed, and what it broke was ours to end anyway."""
+    told: list[str] = []
+    ending = Ending()
+    stream = BatchStream(
+        ending, batch_codec(PLACE), "a:1", lambda _: told.append("gone"), lambda: told.append("broken")
+    )
+    retiring = asyncio.create_task(stream.retire(60))
+    await asyncio.sleep(0)
+    if breaks:
+        ending.ends.set_exception(connection_lost("a:1", "reset"))
+    else:
+        ending.ends.set_result(None)
+    await retiring
+    assert told == (["broken"] if breaks else [])
+
+
+async def test_a_stream_that_ends_in_good_order_is_no_doubt(memory_lab: Lab) -> None:
+    server = await memory_lab.serve(Example())
+    listed = Listed(server.address)
+    remote = memory_lab.call(listed)
+    await remote.place(Ask(text="x"))
+    assert await server.drain(5)
+    await server.stop()
+    assert not listed.found_missing
+
+
 async def test_a_drain_that_takes_too_long_says_so(lab: Lab) -> None:
     service = Example()
     server = await lab.serve(service)
@@ -202,7 +264,7 @@ async def test_closing_a_client_answers_everybody(lab: Lab) -> None:
     with closed_gate(service):
         batch = asyncio.ensure_future(remote.place.many([Ask() for _ in range(100)]))  # noqa: RUF006 (it is awaited below)
         await until(lambda: service.entered == 4)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(60):
             await close_client(remote)
             outcomes = await batch
     assert {getattr(outcome, "code", "") for outcome in outcomes} == {"closed"}
@@ -211,9 +273,7 @@ async def test_closing_a_client_answers_everybody(lab: Lab) -> None:
 
 
 async def test_a_deadline_bounds_the_wait_for_an_instance(lab: Lab) -> None:
-    remote = lab.call(Listed())
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    with call_scope(timeout_s=0.05), pytest.raises(Exception, match="not_sent"):
-        await remote.get(Ask())
-    assert loop.time() - began < 1.5
+    remote = lab.call(Listed(), patience_s=1000.0)
+    async with asyncio.timeout(60):
+        with call_scope(timeout_s=0.05), pytest.raises(Exception, match="not_sent"):
+            await remote.get(Ask())

@@ -19,6 +19,8 @@ from tests.rpc.example import Answer, Ask, Example
 from dougong.contract import Service, codec, rpc
 from dougong.errors import Conflict, Internal, Unavailable
 from dougong.rpc import GrpcTransport, Metadata, Server, trust_everyone
+from dougong.rpc._grpc_connection import GrpcConnection
+from dougong.rpc._transport import Lost
 from dougong.rpc.status import from_status
 
 
@@ -147,11 +149,46 @@ async def test_a_killed_server_process_is_noticed_at_once_and_back_at_once(grpc_
         await process.wait()
         process, again = await start(address.rpartition(":")[2], "open")
         assert again == address
-        assert getattr((await look)[0], "text", "") == "again", "idempotent: repeated when the server was back"
+        (looked,) = await look
+        assert getattr(looked, "text", looked) == "again", "idempotent: repeated when the server was back"
         assert (await remote.get(Ask(text="back"))).text == "back"
     finally:
         process.kill()
         await process.wait()
+
+
+async def test_a_channel_that_took_the_place_of_another_is_watched_too() -> None:
+    """Its server's goodbye would otherwise be noticed by the calls that it breaks."""
+    transport = GrpcTransport()
+    goodbyes = 0
+
+    def left() -> None:
+        nonlocal goodbyes
+        goodbyes += 1
+
+    address = "127.0.0.1:0"
+    connection: GrpcConnection | None = None
+    for generation in range(1, 3):
+        server = Server([Example()], authenticator=trust_everyone, transport=transport)
+        address = await server.start(address)
+        if connection is None:
+            made = transport.connect(address)
+            assert isinstance(made, GrpcConnection)
+            connection = made
+            connection.on_leaving = left
+            await connection.check(5.0)
+        path, metadata = "/test.v1.Example/Get", Metadata(authorization="Bearer me")
+        await connection.unary(path, codec(Ask).encode(Ask()), metadata, 10.0)
+        assert goodbyes == generation - 1
+        await server.stop(0)
+        async with asyncio.timeout(60):
+            while goodbyes < generation:
+                await asyncio.sleep(0.002)
+        with pytest.raises(Lost):  # the channel fails, and is replaced when somebody serves there again
+            await connection.unary(path, b"", metadata, 10.0)
+    assert connection is not None
+    await connection.close()
+    assert goodbyes == 2
 
 
 async def test_frequent_keepalives_are_welcome() -> None:

@@ -14,16 +14,30 @@ system answers at once, a busy one in large batches.
     await close_client(orders)
 
 Who calls comes from a token (`authorize`, `bind_subject`), how long they wait from their deadline, which shrinks along
-the way; both follow the task (`current_caller()`, `remaining_s()`). When an instance goes, what surely was not begun is
-repeated elsewhere; what may have been begun only if the method is idempotent: otherwise the outcome is *unknown*, and
-the error says so (`connection_lost`).
+the way; both follow the task (`current_caller()`, `remaining_s()`), as does where the call entered the system: the
+client's address and session, told on from process to process (`current_origin()`). When an instance goes, what surely
+was not begun is repeated elsewhere; what may have been begun only if the method is idempotent: otherwise the outcome is
+*unknown*, and the error says so (`connection_lost`).
+
+Connections are pooled (`PoolSettings`, `pool_stats`): checked before use, bounded, retired without an error; sealed by
+mutual TLS with `GrpcTransport(tls=TlsSettings(...))`. `with baggage(colour="green")` goes along through every hop, and
+`with why() as record` tells what became of a call.
 
 Bytes travel through a small `Transport`: gRPC between processes, memory within one and in simulations.
 
-What it does not do: breakers, retry budgets and weights (`mesh`), finding instances (`registry`), REST (`http`).
+What it does not do: decide whom to call and whether again (`mesh`), find instances (`registry`), REST (`http`).
 """
 
-from dougong.rpc._context import Caller, call_scope, current_caller, deadline, remaining_s
+from dougong.rpc._baggage import baggage, current_baggage
+from dougong.rpc._context import (
+    Caller,
+    Origin,
+    call_scope,
+    current_caller,
+    current_origin,
+    deadline,
+    remaining_s,
+)
 from dougong.rpc._transport import (
     Connection,
     Endpoint,
@@ -37,41 +51,66 @@ from dougong.rpc._transport import (
 )
 from dougong.rpc.authorize import Authenticator, authorize, bind_subject, identify, trust_everyone
 from dougong.rpc.batcher import Batcher
+from dougong.rpc.credentials import TokenProvider, credentials, token_expiry_us
+from dougong.rpc.ended import EndedSessions
 from dougong.rpc.grpc_aio import GrpcTransport
 from dougong.rpc.jwt import JwtAuthenticator, JwtIssuer
+from dougong.rpc.keyring import KeyRing, key_thumbprint
 from dougong.rpc.memory import MemoryTransport
 from dougong.rpc.pool import FixedAddresses, Resolver
+from dougong.rpc.pool_settings import PoolSettings, PoolStats
+from dougong.rpc.probe import GrpcProbe
 from dougong.rpc.server import Server
-from dougong.rpc.stub import client, close_client
+from dougong.rpc.stub import client, close_client, pool_stats
+from dougong.rpc.tls import TlsSettings, is_loopback
+from dougong.rpc.why import CallRecord, why
 
 __all__ = [
     "Authenticator",
     "Batcher",
+    "CallRecord",
     "Caller",
     "Connection",
+    "EndedSessions",
     "Endpoint",
     "FixedAddresses",
+    "GrpcProbe",
     "GrpcTransport",
     "Incoming",
     "JwtAuthenticator",
     "JwtIssuer",
+    "KeyRing",
     "Listener",
     "Lost",
     "MemoryTransport",
     "Metadata",
+    "Origin",
+    "PoolSettings",
+    "PoolStats",
     "Resolver",
     "Route",
     "Server",
     "Stream",
+    "TlsSettings",
+    "TokenProvider",
     "Transport",
     "authorize",
+    "baggage",
     "bind_subject",
     "call_scope",
     "client",
     "close_client",
+    "credentials",
+    "current_baggage",
     "current_caller",
+    "current_origin",
     "deadline",
     "identify",
+    "is_loopback",
+    "key_thumbprint",
+    "pool_stats",
     "remaining_s",
+    "token_expiry_us",
     "trust_everyone",
+    "why",
 ]

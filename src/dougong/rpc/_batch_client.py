@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dougong.contract import BatchCodec, Message
 from dougong.errors import Error, Unavailable
@@ -37,8 +37,19 @@ class Frame:
 class BatchStream:
     """One open stream to one instance."""
 
-    def __init__(self, stream: Stream, frames: BatchCodec, address: str) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        frames: BatchCodec,
+        address: str,
+        on_gone: Callable[[Error | Lost], object],
+        on_broken: Callable[[], object],
+    ) -> None:
         self._stream = stream
+        self._on_gone = on_gone
+        """Told once, when it takes nothing more."""
+        self._on_broken = on_broken
+        """Told when the other side went without a word, even if nothing was under way: a crash need not cost a call."""
         self._codec = frames
         self._address = address
         self._loop = asyncio.get_running_loop()
@@ -51,23 +62,35 @@ class BatchStream:
         self._writer = self._loop.create_task(self._write())
         self._reader = self._loop.create_task(self._read())
 
-    def encode(self, timeout_ms: int, requests: Sequence[Message], traceparents: Sequence[str]) -> tuple[int, bytes]:
+    def encode(
+        self, timeout_ms: int, requests: Sequence[Message], traceparents: Sequence[str], baggage: str = ""
+    ) -> tuple[int, bytes]:
         """A frame's number and bytes. Numbers grow along the stream."""
         self._last += 1
-        return self._last, self._codec.encode_request(self._last, timeout_ms, requests, traceparents)
+        return self._last, self._codec.encode_request(self._last, timeout_ms, requests, traceparents, baggage)
 
     def send(self, number: int, data: bytes, count: int) -> Frame:
         """Put a frame on its way; never waits."""
         frame = Frame(number, count, self._loop.create_future())
         self._frames[number] = frame
         self._outbox.append((frame, data))
+        self._rouse()
+        return frame
+
+    def _rouse(self) -> None:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
-        return frame
 
     def forget(self, frame: Frame) -> None:
         """Nobody waits for it any more; a late answer is dropped."""
         self._frames.pop(frame.number, None)
+
+    async def retire(self, timeout_s: float) -> None:
+        """Nothing is under way on it and nothing will be: end it in good order, or within `timeout_s` in bad."""
+        self.open = False
+        self._rouse()
+        await asyncio.wait({self._writer, self._reader}, timeout=timeout_s)
+        await self.close()
 
     async def close(self) -> None:
         self._end(Lost(Unavailable(f"the connection to {self._address} was closed", code="closed"), started=True))
@@ -100,9 +123,14 @@ class BatchStream:
                     self._leave(reply.outcomes[0][1])
                 elif (frame := self._frames.get(reply.batch)) is not None:
                     self._take(frame, reply.outcomes)
+            expected = not self.open
             self._end(connection_lost(self._address, "the server ended the stream"))
+            if not expected:
+                self._on_broken()
         except (Error, Lost) as failure:
             self._end(failure)
+            if isinstance(failure, Lost) and failure.started:
+                self._on_broken()
         except Exception as error:  # a reply that makes no sense: nothing on this stream can be trusted any more
             self._end(connection_lost(self._address, f"unreadable reply: {error!r}"))
             raise
@@ -137,15 +165,20 @@ class BatchStream:
     def _leave(self, refusal: Message | Error) -> None:
         """The server begins nothing more: what was not sent goes elsewhere, what was sent will be answered."""
         assert isinstance(refusal, Error), "only errors send clients away"
-        self.open = False
+        away: Error | Lost = Lost(refusal, started=False) if refusal.code == DRAINING else refusal
+        self._takes_no_more(away)
         unsent, self._outbox = self._outbox, deque()
         for frame, _ in unsent:
-            self._fail(frame, Lost(refusal, started=False) if refusal.code == DRAINING else refusal)
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+            self._fail(frame, away)
+        self._rouse()
+
+    def _takes_no_more(self, why: Error | Lost) -> None:
+        if self.open:
+            self.open = False
+            self._on_gone(why)
 
     def _end(self, failure: Error | Lost) -> None:
-        self.open = False
+        self._takes_no_more(failure)
         self._outbox.clear()
         for frame in list(self._frames.values()):
             if isinstance(failure, Lost) and not frame.sent:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 from dougong.contract import BatchCodec, BatchRequest, Message, Method, codec
 from dougong.errors import Error, Internal, Invalid
+from dougong.mesh import accepted_baggage
 from dougong.rpc._answer import as_error, count_calls, not_encodable, observe
 from dougong.rpc._context import Caller, enter_call
 from dougong.rpc._load import Load, turned_away_draining
@@ -157,7 +158,7 @@ class _ServedStream:
         started = self._loop.time()
         try:
             timeout_s = frame.timeout_ms / 1000 if frame.timeout_ms else shared.method.timeout_s
-            enter_call(self._caller, started + timeout_s)
+            enter_call(self._caller, started + timeout_s, baggage=accepted_baggage(frame.baggage))
             parent = next(filter(None, frame.traceparents), "") if frame.traceparents else ""
             with continue_trace(parent), span(path, items=count) as current:
                 outcomes: Outcomes

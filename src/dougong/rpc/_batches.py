@@ -6,16 +6,27 @@ import asyncio
 from collections.abc import Sequence
 from typing import cast
 
+import msgspec
+
 from dougong.contract import Message, Method, batch_codec, codec
-from dougong.errors import Error, Invalid
-from dougong.rpc._batch_client import BatchStream, Frame
+from dougong.errors import DeadlineExceeded, Error, Invalid
+from dougong.mesh import Host
+from dougong.rpc._attempts import Attempts
+from dougong.rpc._batch_client import Frame
+from dougong.rpc._connections import NO_ROOM
+from dougong.rpc._pool_parts import Used
 from dougong.rpc._transport import Lost, Metadata
-from dougong.rpc.batcher import Batch, Batcher
-from dougong.rpc.pool import Peer, Pool
+from dougong.rpc.batcher import PLAIN, Batch, Batcher, Lane
+from dougong.rpc.credentials import Credentials
+from dougong.rpc.pool import Peer
+from dougong.rpc.ways import Way
+from dougong.rpc.why import CallRecord
 
 __all__ = ["Batches"]
 
 Outcome = Message | Error
+_TICK_S = 0.001
+"""uvloop's timers count milliseconds: one may be early by so much."""
 
 
 class Batches(Batcher[Message, Message]):
@@ -28,117 +39,173 @@ class Batches(Batcher[Message, Message]):
     def __init__(
         self,
         method: Method,
-        pool: Pool,
-        metadata: Metadata,
+        way: Way,
+        credentials: Credentials,
         *,
         frames_per_stream: int,
         max_pending: int,
         max_message_bytes: int,
-        attempts_max: int,
     ) -> None:
         super().__init__(
             self._not_used,
             max_batch=method.max_batch,
             max_in_flight=frames_per_stream,
+            eager=1,
             max_pending=max_pending,
             timeout_s=method.timeout_s,
             name=method.path,
         )
         self._method = method
-        self._pool = pool
-        self._metadata = metadata
+        self._way = way
+        self._pool = way.pool
+        self._credentials = credentials
         self._frames_per_stream = frames_per_stream
         self._max_message_bytes = max_message_bytes
-        self._attempts_max = attempts_max
         self._frames = batch_codec(method)
 
     async def run(self, batch: Batch[Message, Message]) -> Sequence[Outcome]:
-        self.max_in_flight = self._frames_per_stream * max(1, self._pool.size)
+        self.eager = max(1, self._pool.size)
+        self.max_in_flight = self._frames_per_stream * self.eager
         assert batch.deadline is not None, "each call of a client has a deadline"
-        async with asyncio.timeout_at(batch.deadline):
-            return await self._deliver(batch.requests, batch.traceparents(), batch.deadline)
+        lane = cast("Lane | None", batch.key) or PLAIN
+        asked = [share[0].record for share in batch.shares if share[0].record is not None]
+        trip = _Trip(lane, batch.deadline, CallRecord() if asked else None)
+        try:
+            async with asyncio.timeout_at(batch.deadline):
+                if not lane.authorization and not self._credentials.fresh:
+                    await self._credentials.get(batch.deadline)
+                return await self._deliver(batch.requests, batch.traceparents(), trip)
+        finally:
+            if trip.note is not None:
+                self._tell(trip.note, len(batch.requests), trip.begun, asked)
 
-    async def _deliver(self, requests: Sequence[Message], traces: Sequence[str], end: float) -> list[Outcome]:
+    def _tell(self, note: CallRecord, items: int, begun: float, asked: Sequence[tuple[CallRecord, float]]) -> None:
+        note.method, note.batch_size = self._method.path, items
+        for record, since in asked:
+            record.take(note)
+            record.queue_s = begun - since
+
+    async def _deliver(self, requests: Sequence[Message], traces: Sequence[str], trip: _Trip) -> list[Outcome]:
         """Send until each request has an outcome or must not be sent again."""
-        outcomes, failure = await self._attempt(requests, traces, end, None)
-        unknown: Error | None = None  # once something may have been begun, no later error may say that it was not
-        attempts = 0
-        while failure is not None:
-            if isinstance(failure, Error):
-                return _filled(outcomes, unknown or failure)
-            if failure.started:
-                unknown = failure.error
-                attempts += 1
-                if not self._method.idempotent or attempts >= self._attempts_max:
-                    return _filled(outcomes, unknown)
-            missing = [index for index, outcome in enumerate(outcomes) if outcome is None]
-            again, failure = await self._attempt(
-                [requests[index] for index in missing],
-                [traces[index] for index in missing] if traces else (),
-                end,
-                unknown or failure.error,
-            )
-            for index, outcome in zip(missing, again, strict=True):
-                outcomes[index] = outcome
+        outcomes, failure = await self._attempt(requests, traces, trip, None)
+        if failure is None:
+            return cast("list[Outcome]", outcomes)
+        attempts = Attempts(self._method, self._pool.cluster.limits, self._way.retries, self._way.random)
+        try:
+            while failure is not None:
+                wait_s = attempts.after(failure)
+                if wait_s is None or (wait_s and asyncio.get_running_loop().time() + wait_s >= trip.end):
+                    return _filled(outcomes, attempts.verdict(failure))
+                if wait_s:
+                    await asyncio.sleep(wait_s)
+                missing = [index for index, outcome in enumerate(outcomes) if outcome is None]
+                again, failure = await self._attempt(
+                    [requests[index] for index in missing],
+                    [traces[index] for index in missing] if traces else (),
+                    trip,
+                    attempts.verdict(failure),
+                )
+                for index, outcome in zip(missing, again, strict=True):
+                    outcomes[index] = outcome
+        finally:
+            attempts.close()
         return cast("list[Outcome]", outcomes)
 
     async def _attempt(
-        self, requests: Sequence[Message], traces: Sequence[str], end: float, last: Error | None
+        self, requests: Sequence[Message], traces: Sequence[str], trip: _Trip, last: Error | None
     ) -> tuple[list[Outcome | None], Error | Lost | None]:
         """Send once, to one instance. With a failure, the outcomes that are missing are None."""
         try:
-            peer = await self._pool.pick(end, last)
+            peer = await self._pool.pick(trip.end, last, trip.tried)
         except Error as error:  # nobody to send it to
             return [None] * len(requests), error
+        note = trip.note
+        if note is not None:
+            self._pool.note(note, peer)
+        retries = self._way.retries
+        if retries is not None and retries.other_hosts_first:
+            trip.tried.append(peer.host)
+        began = asyncio.get_running_loop().time()
         try:
-            frame = await self._send(peer, requests, traces, end)
+            frame = await self._send(peer, requests, traces, trip)
         except Lost as lost:
-            self._pool.failed(peer)
+            self._pool.failed(peer, lost, began, trip.end)
+            if note is not None:
+                note.failed(peer.address, lost.error)
             return [None] * len(requests), lost
+        except Error as error:  # no room on the connections to it, or it does not take our streams
+            if error.code not in NO_ROOM:
+                self._pool.answered(peer, began, error)
+            return [None] * len(requests), error
         except _TooLarge as large:
-            return await self._split(large, requests, traces, end), None
+            return await self._split(large, requests, traces, trip), None
         except _NotEncodable:
-            return await self._without_unencodable(requests, traces, end), None
+            return await self._without_unencodable(requests, traces, trip), None
         finally:
             self._pool.release(peer)
-        if isinstance(frame.failure, Lost):
-            self._pool.failed(peer)
+        if frame.failure is None:
+            self._pool.answered_items(peer, began, frame.outcomes)
+        elif isinstance(frame.failure, Lost) and isinstance(frame.failure.error, DeadlineExceeded):
+            self._pool.timed_out(peer, began)
+        elif isinstance(frame.failure, Lost):
+            self._pool.failed(peer, frame.failure, began, trip.end)
+            if note is not None:
+                note.failed(peer.address, frame.failure.error)
         else:
-            self._pool.answered(peer)
+            self._pool.answered(peer, began, frame.failure)
         return frame.outcomes, frame.failure
 
-    async def _send(self, peer: Peer, requests: Sequence[Message], traces: Sequence[str], end: float) -> Frame:
+    async def _send(self, peer: Peer, requests: Sequence[Message], traces: Sequence[str], trip: _Trip) -> Frame:
         """One frame to one instance; returns when it is answered or will not be."""
-        stream = peer.streams.get(self._method.batch_path)
-        if stream is None or not stream.open:
-            stream = await self._open(peer)
-        timeout_ms = max(1, int((end - asyncio.get_running_loop().time()) * 1000))
+        metadata, carried = Metadata(trip.lane.authorization or self._credentials.header), trip.lane.baggage
+        if self._way.headers is not None:
+            dressed = self._way.dress(msgspec.structs.replace(metadata, baggage=carried))
+            metadata, carried = msgspec.structs.replace(dressed, baggage=""), dressed.baggage
+        opened = await peer.connections.lease(self._method.batch_path, metadata, self._frames, trip.end)
+        if trip.note is not None:
+            trip.note.reused, trip.note.connection_age_s = opened.reused, opened.age_s
+        used, stream, began = Used.LEFT, opened.stream, asyncio.get_running_loop().time()
         try:
-            number, data = stream.encode(timeout_ms, requests, traces)
-        except Exception as error:
-            raise _NotEncodable from error
-        if len(data) > self._max_message_bytes:
-            raise _TooLarge(len(data))
-        frame = stream.send(number, data, len(requests))
-        try:
-            await frame.done
+            timeout_ms = max(1, int((trip.end - asyncio.get_running_loop().time()) * 1000))
+            try:
+                number, data = stream.encode(timeout_ms, requests, traces, carried)
+            except Exception as error:
+                raise _NotEncodable from error
+            if len(data) > self._max_message_bytes:
+                raise _TooLarge(len(data))
+            frame = stream.send(number, data, len(requests))
+            try:
+                used = Used.TIMED_OUT  # or the caller's client is closed, which says nothing either way
+                if not await self._answered(frame, trip):
+                    return frame
+                used = peer.connections.used(frame.failure)
+            finally:
+                stream.forget(frame)
         finally:
-            stream.forget(frame)
+            peer.connections.release(opened, used)
+            if used is Used.TIMED_OUT and asyncio.get_running_loop().time() >= trip.end - _TICK_S:
+                self._pool.timed_out(peer, began)
         return frame
 
-    async def _open(self, peer: Peer) -> BatchStream:
-        path = self._method.batch_path
-        async with peer.opening.setdefault(path, asyncio.Lock()):
-            stream = peer.streams.get(path)
-            if stream is not None and stream.open:
-                return stream  # somebody else opened it while we waited
-            # No deadline: the stream outlives the batch it is opened for.
-            opened = await peer.connection.stream(path, self._metadata, None)
-            stream = peer.streams[path] = BatchStream(opened, self._frames, peer.address)
-            return stream
+    async def _answered(self, frame: Frame, trip: _Trip) -> bool:
+        """Whether it was, before the time of one try was over. If not, something may have been begun."""
+        end = self._way.try_end(trip.end)
+        if end >= trip.end:
+            await frame.done
+            return True
+        try:
+            async with asyncio.timeout_at(end):
+                await asyncio.shield(frame.done)
+        except TimeoutError:
+            late = DeadlineExceeded(
+                f"{self._method.path}: one try took longer than its route allows", code="try_timeout"
+            )
+            frame.failure = Lost(late, started=True)
+            return False
+        return True
 
     async def _split(
-        self, large: _TooLarge, requests: Sequence[Message], traces: Sequence[str], end: float
+        self, large: _TooLarge, requests: Sequence[Message], traces: Sequence[str], trip: _Trip
     ) -> list[Outcome | None]:
         """Over the limit on bytes before that on items: two halves."""
         if len(requests) == 1:
@@ -151,12 +218,12 @@ class Batches(Batcher[Message, Message]):
             ]
         half = len(requests) // 2
         first, second = await asyncio.gather(
-            self._deliver(requests[:half], traces[:half], end), self._deliver(requests[half:], traces[half:], end)
+            self._deliver(requests[:half], traces[:half], trip), self._deliver(requests[half:], traces[half:], trip)
         )
         return [*first, *second]
 
     async def _without_unencodable(
-        self, requests: Sequence[Message], traces: Sequence[str], end: float
+        self, requests: Sequence[Message], traces: Sequence[str], trip: _Trip
     ) -> list[Outcome | None]:
         """Some item cannot be put on the wire (a number out of range, a wrong type): find it, send the others."""
         encode = codec(self._method.request).encode
@@ -171,7 +238,7 @@ class Batches(Batcher[Message, Message]):
             raise Invalid(f"a batch for {self._method.path} cannot be encoded", code="not_encodable")
         if good:
             sent = await self._deliver(
-                [requests[index] for index in good], [traces[index] for index in good] if traces else (), end
+                [requests[index] for index in good], [traces[index] for index in good] if traces else (), trip
             )
             for index, outcome in zip(good, sent, strict=True):
                 outcomes[index] = outcome
@@ -183,6 +250,21 @@ class Batches(Batcher[Message, Message]):
 
 def _filled(outcomes: Sequence[Outcome | None], error: Error) -> list[Outcome]:
     return [error if outcome is None else outcome for outcome in outcomes]
+
+
+class _Trip:
+    """What all attempts at one batch have in common."""
+
+    __slots__ = ("begun", "end", "lane", "note", "tried")
+
+    def __init__(self, lane: Lane, end: float, note: CallRecord | None) -> None:
+        self.lane = lane
+        self.end = end
+        self.note = note
+        """What to tell those who asked; None when nobody did."""
+        self.tried: list[Host] = []
+        """To be passed over, where the route wants that."""
+        self.begun = asyncio.get_running_loop().time()
 
 
 class _TooLarge(Exception):

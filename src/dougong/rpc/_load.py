@@ -20,7 +20,9 @@ class Load:
         self.max_in_flight = max_in_flight
         self.in_flight = 0
         self.draining = False
-        self._streams: set[Callable[[], object]] = set()
+        self.turned_away = 0
+        """Requests since draining started."""
+        self._streams: dict[Callable[[], object], None] = {}
         self._waiting: list[tuple[Callable[[], bool], Callable[[], object]]] = []
 
     def admit(self, count: int) -> None:
@@ -29,6 +31,7 @@ class Load:
         A server that has nothing in flight takes a batch of any size: it could never be served else.
         """
         if self.draining:
+            self.turned_away += count
             raise turned_away_draining()
         if self.in_flight and self.in_flight + count > self.max_in_flight:
             raise Overloaded(
@@ -51,12 +54,12 @@ class Load:
 
     def stream_opened(self, turn_away: Callable[[], object]) -> Callable[[], None]:
         """Count a stream; `turn_away` is called when draining starts, or at once. Returns how to count it out."""
-        self._streams.add(turn_away)
+        self._streams[turn_away] = None
         if self.draining:
             turn_away()
 
         def closed() -> None:
-            self._streams.discard(turn_away)
+            self._streams.pop(turn_away, None)
             self._look()
 
         return closed

@@ -9,10 +9,12 @@ from typing import Any, cast
 
 from dougong.contract import BoundBatched, Codec, Message, Method, Service, batch_codec, codec
 from dougong.errors import Error, Invalid
+from dougong.mesh import accepted_baggage
 from dougong.rpc._answer import as_error, count_calls, not_encodable, observe
 from dougong.rpc._batch_server import ServedBatches
 from dougong.rpc._context import Caller, enter_call
 from dougong.rpc._load import Load
+from dougong.rpc._origin import origin_of
 from dougong.rpc._transport import Incoming, Lost, Metadata, Route, StreamHandler, UnaryHandler
 from dougong.rpc.authorize import Authenticator, bind_subject, identify
 from dougong.rpc.batcher import Batcher
@@ -80,7 +82,8 @@ def _unary(
             try:
                 if timeout_s is None:
                     timeout_s = method.timeout_s
-                enter_call(caller, asyncio.get_running_loop().time() + timeout_s)
+                end = asyncio.get_running_loop().time() + timeout_s
+                enter_call(caller, end, origin_of(caller, metadata.origin), accepted_baggage(metadata.baggage))
                 async with asyncio.timeout(timeout_s):
                     request = requests.decode(data)
                     requests.validate(request)
@@ -113,7 +116,8 @@ def _stream(
             try:
                 timeout_s = incoming.timeout_s
                 end = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
-                enter_call(caller, end)
+                metadata = incoming.metadata
+                enter_call(caller, end, origin_of(caller, metadata.origin), accepted_baggage(metadata.baggage))
                 async with asyncio.timeout(timeout_s), aclosing(arriving(incoming, caller)) as stream:  # type: ignore[type-var]
                     argument: AsyncIterator[Message] | Message = stream
                     if not method.client_streaming:

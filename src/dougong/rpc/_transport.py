@@ -22,6 +22,10 @@ class Metadata(msgspec.Struct, frozen=True):
 
     authorization: str = ""
     traceparent: str = ""
+    origin: str = ""
+    baggage: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Of a client's route, for whoever looks at them on the way; lower case, sorted. Servers here do not."""
 
 
 class Lost(Exception):

@@ -1,7 +1,11 @@
 """Closed-loop batching: what arrives while a batch is in flight rides in the next one.
 
-No timer and no minimum size: an idle system sends a single request at once, a busy one sends batches as large as its
-own latency makes them, which is the point where throughput and waiting balance by themselves.
+No minimum size, and no timer that holds anything back: an idle system sends a single request at once, a busy one sends
+batches as large as its own latency makes them, which is the point where throughput and waiting balance by themselves.
+
+A second batch beside one that is under way is worth it when it is full or large (`WORTHWHILE`): then both sides work at
+the same time. A small one only spends on itself what all share, and makes everybody wait longer. And when what is under
+way takes longer than usual, it is not waited for, so that nobody is held up by somebody else's slow request.
 
 `BatchQueue` decides (plain code, no clock, no I/O): who is waiting, what the next batch is, whose answer is complete.
 `Batcher` is the asyncio shell around it. The unit of bookkeeping is a *share* (the part of one caller's list that one
@@ -14,23 +18,58 @@ import asyncio
 import contextvars
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Generic, TypeVar, cast
+from typing import Generic, NamedTuple, TypeVar, cast
 
 from dougong.errors import DeadlineExceeded, Error, Internal, Overloaded, Unavailable
+from dougong.rpc._baggage import current_baggage
 from dougong.rpc._context import Caller, current_caller, deadline, enter_call
+from dougong.rpc.credentials import current_authorization
+from dougong.rpc.why import CallRecord, asked
 from dougong.telemetry import continue_trace, get_logger, traceparent
 
-__all__ = ["Batch", "BatchQueue", "Batcher", "Waiter"]
+__all__ = ["PLAIN", "Batch", "BatchQueue", "Batcher", "Lane", "Waiter"]
 
 Req = TypeVar("Req")
 Res = TypeVar("Res")
 _log = get_logger("dougong.rpc")
 
+WORTHWHILE = 256
+"""So many items are worth a batch of their own. What a batch costs whatever is in it (for the shop's orders about 8 ms
+of processor time, all processes together) is little beside them."""
+_SLOW = 2.0
+"""Times as long as usual."""
+_USUAL_S = 0.01
+"""Until it is known."""
+
+
+class Lane(NamedTuple):
+    """What calls have to have in common to travel together."""
+
+    caller: Caller | None = None
+    baggage: str = ""
+    authorization: str = ""
+
+
+PLAIN = Lane()
+"""What most have; their waiters say None, which costs nothing to make and to look up."""
+
 
 class Waiter(Generic[Req, Res]):
     """One caller's list on its way through the queue."""
 
-    __slots__ = ("closed", "deadline", "future", "key", "missing", "outcomes", "requests", "taken", "timer", "trace")
+    __slots__ = (
+        "closed",
+        "deadline",
+        "future",
+        "key",
+        "missing",
+        "outcomes",
+        "record",
+        "requests",
+        "taken",
+        "timer",
+        "trace",
+    )
 
     def __init__(
         self, requests: Sequence[Req], *, key: Hashable = None, deadline: float | None = None, trace: str = ""
@@ -48,6 +87,8 @@ class Waiter(Generic[Req, Res]):
         """Answered, expired or abandoned: what comes later is dropped."""
         self.future: asyncio.Future[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
+        self.record: tuple[CallRecord, float] | None = None
+        """What its caller wants to know, and since when it waits."""
 
 
 class Batch(Generic[Req, Res]):
@@ -164,12 +205,14 @@ class BatchQueue(Generic[Req, Res]):
 class Batcher(Generic[Req, Res]):
     """Merge concurrent calls into calls of `many`, which takes a list and returns one outcome per item in order.
 
-    At most `max_in_flight` calls of `many` run at once, each with at most `max_batch` items; over `max_pending` waiting
-    items a call is answered `Overloaded`. Every request gets exactly one outcome: what `many` said, or the error that
-    stopped it. A caller that gives up, or runs out of time (its `deadline()`, and at most `timeout_s`), harms nobody
-    else: its share of a running batch is carried through and dropped. A batch runs with the latest deadline of its
-    members and continues the first one's trace. With `by_caller`, calls by different callers are never mixed and
-    `current_caller()` holds inside `many`; else all are mixed and it is None there.
+    At most `max_in_flight` calls of `many` run at once, each with at most `max_batch` items, and more than `eager`
+    (all, if left out) only when that is worth it; over `max_pending` waiting items a call is answered `Overloaded`.
+    Every request gets exactly one outcome: what `many` said, or the error that stopped it. A caller that gives up, or
+    runs out of time (its `deadline()`, and at most `timeout_s`), harms nobody else: its share of a running batch is
+    carried through and dropped. A batch runs with the latest deadline of its members and continues the first one's
+    trace. With `by_caller`, calls by different callers are never mixed and
+    `current_caller()` holds inside `many`; else all are mixed and it is None there. Calls with different baggage, or
+    with credentials of their own, are never mixed.
     """
 
     def __init__(
@@ -178,6 +221,7 @@ class Batcher(Generic[Req, Res]):
         *,
         max_batch: int = 1000,
         max_in_flight: int = 4,
+        eager: int | None = None,
         max_pending: int = 100_000,
         timeout_s: float | None = None,
         by_caller: bool = False,
@@ -194,8 +238,14 @@ class Batcher(Generic[Req, Res]):
         self._idle = 0
         """Workers started that have not taken their first batch yet."""
         self._closed = False
+        self._begun: dict[int, float] = {}
+        """When each batch under way was begun, the oldest first."""
+        self._number = 0
+        self._usual_s = _USUAL_S
+        self._nudge: asyncio.TimerHandle | None = None
         self.max_in_flight = max_in_flight
-        """May be changed at any time, e.g. when an instance joins."""
+        """May be changed at any time, e.g. when an instance joins; so may `eager`."""
+        self.eager = max_in_flight if eager is None else eager
 
     @property
     def pending(self) -> int:
@@ -220,8 +270,13 @@ class Batcher(Generic[Req, Res]):
         if self._timeout_s is not None:
             latest = loop.time() + self._timeout_s
             end = latest if end is None or latest < end else end
-        key = current_caller() if self._by_caller else None
-        waiter: Waiter[Req, Res] = Waiter(requests, key=key, deadline=end, trace=traceparent())
+        caller = current_caller() if self._by_caller else None
+        carried, authorization = current_baggage(), current_authorization()
+        lane = Lane(caller, carried, authorization) if caller is not None or carried or authorization else None
+        waiter: Waiter[Req, Res] = Waiter(requests, key=lane, deadline=end, trace=traceparent())
+        record = asked()
+        if record is not None:
+            waiter.record = record, loop.time()
         if not self._queue.add(waiter):
             return [self._overloaded()] * len(requests)
         future = waiter.future = loop.create_future()
@@ -239,6 +294,8 @@ class Batcher(Generic[Req, Res]):
     async def close(self) -> None:
         """Stop at once: running calls are cancelled, everybody waiting is answered `Unavailable`."""
         self._closed = True
+        if self._nudge is not None:
+            self._nudge.cancel()
         for waiter in self._queue.waiting():
             self._finish(waiter, Unavailable(f"{self._name} was closed before this was sent", code="closed"))
         workers = list(self._workers)
@@ -255,8 +312,8 @@ class Batcher(Generic[Req, Res]):
             return await self._many(batch.requests)
 
     def _start_workers(self, loop: asyncio.AbstractEventLoop) -> None:
-        """As many as the queue has batches for and the limit allows."""
-        while self._idle * self._queue.max_batch < self._queue.pending and self._active < self.max_in_flight:
+        """As many as the queue has batches for and are worth it."""
+        while self._idle * self._queue.max_batch < self._queue.pending and self._active < self._wanted(loop.time()):
             # An empty context: a worker serves many callers and must not inherit the first one's identity or trace. It
             # takes its first batch when it gets to run, so that calls made in the same breath ride together.
             worker = loop.create_task(self._work(), context=contextvars.Context())
@@ -264,13 +321,44 @@ class Batcher(Generic[Req, Res]):
             self._active += 1
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
+        if self._queue.pending and not self._idle and self._begun and self._active < self.max_in_flight:
+            self._look_again(loop)
+
+    def _wanted(self, now: float) -> int:
+        """How many batches should be under way now."""
+        if self._queue.pending >= min(WORTHWHILE, self._queue.max_batch) or self.eager >= self.max_in_flight:
+            return self.max_in_flight
+        wanted = self.eager
+        for begun in self._begun.values():
+            if now - begun < _SLOW * self._usual_s:
+                break
+            wanted += 1
+        return min(wanted, self.max_in_flight)
+
+    def _look_again(self, loop: asyncio.AbstractEventLoop) -> None:
+        """When the next of those under way is slow, unless somebody looks before."""
+        if self._nudge is None and not self._closed:
+            now, slow_s = loop.time(), _SLOW * self._usual_s
+            at = next((begun + slow_s for begun in self._begun.values() if begun + slow_s > now), now + slow_s)
+            self._nudge = loop.call_at(at, self._nudged, loop)
+
+    def _nudged(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._nudge = None
+        self._start_workers(loop)
 
     async def _work(self) -> None:
         self._idle -= 1
         try:
-            while self._active <= self.max_in_flight and (batch := self._queue.take()) is not None:
-                enter_call(cast("Caller | None", batch.key), batch.deadline)
-                await self._serve(batch)
+            while self._active <= self._wanted(_now()) and (batch := self._queue.take()) is not None:
+                lane = cast("Lane | None", batch.key) or PLAIN
+                enter_call(lane.caller, batch.deadline, baggage=lane.baggage)
+                number = self._number = self._number + 1
+                self._begun[number] = _now()
+                try:
+                    await self._serve(batch)
+                finally:
+                    took_s = _now() - self._begun.pop(number)
+                    self._usual_s += 0.2 * (min(took_s, _SLOW * self._usual_s) - self._usual_s)
         finally:
             self._active -= 1
 
@@ -315,6 +403,10 @@ class Batcher(Generic[Req, Res]):
             code="queue_full",
             retry_after_s=0.1,
         )
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _too_late(name: str, *, sent: bool) -> DeadlineExceeded:

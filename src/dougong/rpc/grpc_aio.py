@@ -8,6 +8,11 @@
 - Closing a channel raises CancelledError in whoever waits for a call on it, as if *they* had been cancelled.
 - Cancelling a task inside `write()` or `read()` cancels the whole call. Streams are therefore read and written by tasks
   of their own.
+- Why a connection could not be made is told only to a call that failed for it: one is made to ask.
+- What HTTP/2 promises was not processed arrives as plain UNAVAILABLE; only its text says so (`status`).
+- Over a server's `max_concurrent_streams` calls wait in silence, inside our own gRPC.
+- A server that is being collected as garbage closes its port: keep a reference.
+- What is collected as garbage in a forked child waits for ever for a thread that is not there (`_forking`).
 - Servers answer frequent keepalive pings with GOAWAY too_many_pings unless told that they are welcome.
 """
 
@@ -15,7 +20,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeAlias, cast
 
 import grpc
@@ -24,7 +28,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from dougong.contract import describe, service_pool
-from dougong.errors import Error, Invalid, Unavailable
+from dougong.errors import Error, Unavailable
+from dougong.rpc._forking import guard_forks
+from dougong.rpc._grpc_connection import ORIGIN, GrpcConnection
 from dougong.rpc._transport import (
     Connection,
     Endpoint,
@@ -32,24 +38,27 @@ from dougong.rpc._transport import (
     Lost,
     Metadata,
     Route,
-    Stream,
-    connect_failed,
-    connection_lost,
 )
-from dougong.rpc.status import from_status, to_status
+from dougong.rpc.status import to_status
+from dougong.rpc.tls import TlsSettings, server_credentials
 
 __all__ = ["GrpcTransport"]
 
 # The C core tells people about every GOAWAY on standard error unless asked not to; must be set before its first use.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-_RETIRE_GRACE_S = 30.0
-Options = list[tuple[str, int]]
-_UnaryCall = Callable[..., Awaitable[bytes]]
+guard_forks()
 _MethodHandler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"  # generic in the stubs only
 
 
 class GrpcTransport:
-    """Real connections. `max_message_bytes` holds for what clients send and receive; servers bring their own limit."""
+    """Real connections.
+
+    - `max_message_bytes` holds for what clients send and receive; servers bring their own limit.
+    - `tls`: both sides show certificates; without it nothing is encrypted and nobody proves who they are. With
+      `insecure_network` False, clients without it send nothing, and no token, to other addresses than loopback.
+    - `max_concurrent_streams`: calls and batch streams that a server takes on one connection at once. What a client
+      sends beyond it waits there in silence: clients keep below it (`PoolSettings.streams_per_connection`).
+    """
 
     def __init__(
         self,
@@ -57,7 +66,13 @@ class GrpcTransport:
         max_message_bytes: int = 16 * 1024 * 1024,
         connect_timeout_s: float = 2.0,
         keepalive_s: float = 10.0,
+        tls: TlsSettings | None = None,
+        insecure_network: bool = True,
+        max_concurrent_streams: int = 1024,
     ) -> None:
+        self._tls = tls
+        self._insecure_network = insecure_network
+        self._max_concurrent_streams = max_concurrent_streams
         self._max_message_bytes = max_message_bytes
         self._connect_timeout_s = connect_timeout_s
         self._keepalive_ms = round(keepalive_s * 1000)
@@ -65,6 +80,7 @@ class GrpcTransport:
     async def listen(self, address: str, endpoint: Endpoint) -> Listener:
         server = grpc.aio.server(
             options=[
+                ("grpc.max_concurrent_streams", self._max_concurrent_streams),
                 ("grpc.so_reuseport", 0),  # two servers on one port would share the calls by chance
                 ("grpc.max_receive_message_length", endpoint.max_message_bytes),
                 ("grpc.max_send_message_length", endpoint.max_message_bytes),
@@ -83,8 +99,12 @@ class GrpcTransport:
             (*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server, pool=service_pool(endpoint.service_types)
         )
         host, _, _ = address.rpartition(":")
+        credentials = None if self._tls is None else await asyncio.to_thread(server_credentials, self._tls)
         try:
-            port = server.add_insecure_port(address)
+            if credentials is None:
+                port = server.add_insecure_port(address)
+            else:
+                port = server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise Unavailable(
                 f"cannot listen on {address}: taken by another process, or not an address of this machine",
@@ -101,7 +121,7 @@ class GrpcTransport:
         return listener
 
     def connect(self, address: str) -> Connection:
-        return _GrpcConnection(
+        return GrpcConnection(
             address,
             [
                 ("grpc.use_local_subchannel_pool", 1),
@@ -118,6 +138,8 @@ class GrpcTransport:
             ],
             max_message_bytes=self._max_message_bytes,
             connect_timeout_s=self._connect_timeout_s,
+            tls=self._tls,
+            insecure_network=self._insecure_network,
         )
 
 
@@ -173,6 +195,7 @@ def _handler(route: Route) -> _MethodHandler:
 
     async def serve_stream(_: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         try:
+            await context.send_initial_metadata(())  # now, and not with the first answer: clients wait for it
             await stream(_GrpcIncoming(context))
         except (Error, Lost) as error:
             await _refuse(context, error)
@@ -187,13 +210,17 @@ async def _refuse(context: grpc.aio.ServicerContext[bytes, bytes], error: Error 
 
 
 def _metadata(context: grpc.aio.ServicerContext[bytes, bytes]) -> Metadata:
-    authorization = traceparent = ""
+    authorization = traceparent = origin = baggage = ""
     for key, value in context.invocation_metadata() or ():
         if key == "authorization" and isinstance(value, str):
             authorization = value
         elif key == "traceparent" and isinstance(value, str):
             traceparent = value
-    return Metadata(authorization, traceparent)
+        elif key == ORIGIN and isinstance(value, str):
+            origin = value
+        elif key == "baggage" and isinstance(value, str):
+            baggage = f"{baggage},{value}" if baggage else value
+    return Metadata(authorization, traceparent, origin, baggage)
 
 
 class _GrpcIncoming:
@@ -208,166 +235,3 @@ class _GrpcIncoming:
 
     async def send(self, message: bytes) -> None:
         await self._context.write(message)
-
-
-class _GrpcConnection:
-    """One channel, replaced when it failed."""
-
-    def __init__(self, address: str, options: Options, *, max_message_bytes: int, connect_timeout_s: float) -> None:
-        self._address = address
-        self._options = options
-        self._max_message_bytes = max_message_bytes
-        self._connect_timeout_s = connect_timeout_s
-        self._channel: grpc.aio.Channel | None = None
-        self._calls: dict[str, _UnaryCall] = {}
-        self._connecting: asyncio.Task[None] | None = None
-        self._retired: dict[grpc.aio.Channel, asyncio.Task[None]] = {}
-        self._closed = False
-
-    async def unary(self, path: str, request: bytes, metadata: Metadata, timeout_s: float | None) -> bytes:
-        self._check_size(request)
-        channel = await self._ready(timeout_s)
-        call = self._calls.get(path)
-        if call is None:
-            call = self._calls[path] = channel.unary_unary(path, None, None)
-        try:
-            return await call(request, timeout=timeout_s, metadata=_pairs(metadata))
-        except grpc.aio.AioRpcError as error:
-            raise from_status(error, self._address) from None
-        except grpc.aio.UsageError as error:  # the channel was closed under us
-            raise connection_lost(self._address, str(error)) from None
-        except asyncio.CancelledError:
-            if _cancelled_ourselves():
-                raise
-            raise connection_lost(self._address, "connection closed") from None
-
-    async def stream(self, path: str, metadata: Metadata, timeout_s: float | None) -> Stream:
-        channel = await self._ready(timeout_s)
-        try:
-            call = channel.stream_stream(path, None, None)(None, timeout=timeout_s, metadata=_pairs(metadata))
-        except grpc.aio.UsageError as error:
-            raise connect_failed(self._address, str(error)) from None
-        return _GrpcStream(self, self._address, call)
-
-    async def close(self) -> None:
-        self._closed = True
-        if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.gather(self._connecting, return_exceptions=True)
-        self._retire()
-        for channel in list(self._retired):
-            await channel.close(None)
-        await asyncio.gather(*self._retired.values(), return_exceptions=True)
-
-    def check_size(self, message: bytes) -> None:
-        self._check_size(message)
-
-    def _check_size(self, message: bytes) -> None:
-        if len(message) > self._max_message_bytes:
-            raise Invalid(
-                f"message of {len(message)} bytes to {self._address}, at most {self._max_message_bytes} may be sent",
-                code="message_too_large",
-            )
-
-    async def _ready(self, timeout_s: float | None) -> grpc.aio.Channel:
-        channel = self._channel
-        if channel is not None and channel.get_state() is grpc.ChannelConnectivity.READY:
-            return channel
-        if self._closed:
-            raise connect_failed(self._address, "the client is closed")
-        if self._connecting is None:
-            self._connecting = asyncio.get_running_loop().create_task(self._connect())
-            self._connecting.add_done_callback(self._connected)
-        try:
-            async with asyncio.timeout(timeout_s):
-                await asyncio.shield(self._connecting)
-        except TimeoutError:
-            raise connect_failed(self._address, f"not connected within {timeout_s:.3f} s") from None
-        except asyncio.CancelledError:
-            if _cancelled_ourselves():
-                raise
-            raise connect_failed(self._address, "the client is closed") from None
-        if self._channel is None:
-            raise connect_failed(self._address, "the client is closed")
-        return self._channel
-
-    def _connected(self, task: asyncio.Task[None]) -> None:
-        self._connecting = None
-        if not task.cancelled():
-            task.exception()  # waiters have it already; when they all gave up, nobody needs it
-
-    async def _connect(self) -> None:
-        channel = self._channel
-        # IDLE is how a connection looks whose server said goodbye but still answers what it has: keep the channel.
-        if channel is None or channel.get_state() is not grpc.ChannelConnectivity.IDLE:
-            self._retire()
-            channel = self._channel = grpc.aio.insecure_channel(self._address, options=self._options)
-        try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                state = channel.get_state(try_to_connect=True)
-                while state is not grpc.ChannelConnectivity.READY:
-                    if state in (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.SHUTDOWN):
-                        raise connect_failed(self._address, "connection refused or unreachable")
-                    await channel.wait_for_state_change(state)
-                    state = channel.get_state(try_to_connect=True)
-        except TimeoutError:
-            raise connect_failed(self._address, f"no answer within {self._connect_timeout_s} s") from None
-
-    def _retire(self) -> None:
-        """Let go of the channel; calls still on it may end."""
-        channel, self._channel = self._channel, None
-        self._calls = {}
-        if channel is not None:
-            task = asyncio.get_running_loop().create_task(channel.close(_RETIRE_GRACE_S))
-            self._retired[channel] = task
-            task.add_done_callback(lambda _: self._retired.pop(channel, None))
-
-
-class _GrpcStream:
-    def __init__(
-        self, connection: _GrpcConnection, address: str, call: grpc.aio.StreamStreamCall[bytes, bytes]
-    ) -> None:
-        self._connection = connection
-        self._address = address
-        self._call = call
-
-    async def send(self, message: bytes) -> None:
-        self._connection.check_size(message)
-        await self._step(self._call.write(message))
-
-    async def finish(self) -> None:
-        await self._step(self._call.done_writing())
-
-    async def receive(self) -> bytes | None:
-        message = await self._step(self._call.read())
-        return message if isinstance(message, bytes) else None
-
-    def cancel(self) -> None:
-        self._call.cancel()
-
-    async def _step(self, step: Awaitable[object]) -> object:
-        try:
-            return await step
-        except grpc.aio.AioRpcError as error:
-            raise from_status(error, self._address) from None
-        except (asyncio.InvalidStateError, grpc.aio.UsageError, grpc.aio.InternalError) as error:
-            # The call has ended already; InvalidStateError is also how max_connection_age shows itself.
-            raise connection_lost(self._address, str(error)) from None
-        except asyncio.CancelledError:
-            if _cancelled_ourselves():
-                raise
-            raise connection_lost(self._address, "connection closed") from None
-
-
-def _cancelled_ourselves() -> bool:
-    """Whether the CancelledError at hand was meant for this task, or is gRPC's way to say that a call is over."""
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
-
-
-def _pairs(metadata: Metadata) -> tuple[tuple[str, str], ...]:
-    if metadata.traceparent:
-        if metadata.authorization:
-            return ("authorization", metadata.authorization), ("traceparent", metadata.traceparent)
-        return (("traceparent", metadata.traceparent),)
-    return (("authorization", metadata.authorization),) if metadata.authorization else ()

@@ -14,18 +14,21 @@ from typing import cast
 
 from joserfc import errors as jose
 from joserfc import jwt
-from joserfc.jwk import KeySet, OKPKey
+from joserfc.jwk import GuestProtocol, OKPKey
 from joserfc.jws import JWSRegistry
 
 from dougong.clock import Clock, SystemClock
 from dougong.errors import Invalid, Unauthenticated
 from dougong.rpc._context import Caller
+from dougong.rpc.ended import EndedSessions
+from dougong.rpc.keyring import ALGORITHM, KeyRing, KeySource, okp
 
 __all__ = ["JwtAuthenticator", "JwtIssuer"]
 
-_ALGORITHM = "EdDSA"
-
 Claim = str | int | float | bool | list[str]
+
+_Believed = tuple[Caller, float, str, OKPKey]
+"""Who, until when (Unix time), and the key that said so under its id."""
 
 
 class _Pinned(JWSRegistry):
@@ -33,24 +36,24 @@ class _Pinned(JWSRegistry):
     the old name, many only that, so it stays."""
 
     def get_alg(self, name: str):  # type: ignore[no-untyped-def]  # its return type is not public
-        if name != _ALGORITHM:
+        if name != ALGORITHM:
             raise jose.UnsupportedAlgorithmError(f"Algorithm of '{name}' is not allowed")
         return self.algorithms[name]
 
 
-_REGISTRY = _Pinned(algorithms=[_ALGORITHM])
+_REGISTRY = _Pinned(algorithms=[ALGORITHM])
 
 
 class JwtIssuer:
-    """Signs tokens with one Ed25519 key.
+    """Signs tokens with one Ed25519 key at a time.
 
-    `private_key` is PEM text or a JWK. Rotation: authenticators get the new public key first, then the issuer the
-    new private one, then, after the longest `ttl_s`, the old key is taken away.
+    `private_key` is PEM text or a JWK. Rotation: authenticators get the new public key first (`KeyRing.replace`), then
+    the issuer the new private one (`use`), then, after the longest `ttl_s`, the old key is taken away.
     """
 
     def __init__(
         self,
-        private_key: str | bytes | Mapping[str, str],
+        private_key: KeySource,
         kid: str,
         *,
         issuer: str,
@@ -58,10 +61,7 @@ class JwtIssuer:
         ttl_s: float = 3600.0,
         clock: Clock | None = None,
     ) -> None:
-        self._key = _okp(private_key, kid)
-        if not self._key.is_private:
-            raise Invalid("the issuer's key is a public key; it signs with the private one", code="key_invalid")
-        self._kid = kid
+        self.use(private_key, kid)
         self._issuer = issuer
         self._audience = audience
         self._ttl_s = ttl_s
@@ -78,8 +78,15 @@ class JwtIssuer:
         """What authenticators need: key id → PEM of the public key."""
         return {self._kid: self._key.as_pem(private=False).decode()}
 
-    def issue(self, subject: str, roles: Iterable[str] = (), *, ttl_s: float | None = None) -> str:
-        """A token for `subject`, good for `ttl_s` from now."""
+    def use(self, private_key: KeySource, kid: str) -> None:
+        """Sign with this key from now on. Raises `Invalid` and changes nothing when it cannot sign."""
+        key = okp(private_key, kid)
+        if not key.is_private:
+            raise Invalid("the issuer's key is a public key; it signs with the private one", code="key_invalid")
+        self._key, self._kid = key, kid
+
+    def issue(self, subject: str, roles: Iterable[str] = (), *, session: str = "", ttl_s: float | None = None) -> str:
+        """A token for `subject`, good for `ttl_s` from now, or until its `session`, if it has one, ends."""
         now = self._clock.now_us() / 1e6
         claims: dict[str, Claim] = {
             "iss": self._issuer,
@@ -90,20 +97,25 @@ class JwtIssuer:
             "exp": int(now + (self._ttl_s if ttl_s is None else ttl_s)),
             "jti": token_urlsafe(9),
         }
-        return jwt.encode({"alg": _ALGORITHM, "kid": self._kid}, claims, self._key, registry=_REGISTRY)
+        if session:
+            claims["sid"] = session
+        return jwt.encode({"alg": ALGORITHM, "kid": self._kid}, claims, self._key, registry=_REGISTRY)
 
 
 class JwtAuthenticator:
     """Believes tokens signed by one of `keys` (key id → public PEM or JWK) for this issuer and audience.
 
+    A `KeyRing` in their place may change later; several authenticators may have the same one. Tokens of a key that is
+    taken away are refused at once, believed before or not.
+
     `system_token` is a shared secret by which the system's own processes know each other. Everything else is refused
     as `Unauthenticated`, by code: `token_missing`, `token_malformed`, `token_algorithm`, `token_unknown_key`,
-    `token_forged`, `token_expired`, `token_invalid`.
+    `token_forged`, `token_expired`, `token_ended` (its session is one of `ended`), `token_invalid`.
     """
 
     def __init__(
         self,
-        keys: Mapping[str, str | bytes | Mapping[str, str]],
+        keys: Mapping[str, KeySource] | KeyRing,
         issuer: str,
         audience: str,
         system_token: str = "",
@@ -111,25 +123,26 @@ class JwtAuthenticator:
         system_subject: str = "system",
         leeway_s: float = 5.0,
         cache_size: int = 10_000,
+        ended: EndedSessions | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._keys = KeySet([_okp(key, kid) for kid, key in keys.items()])
-        self._kids = frozenset(keys)
+        self._ended = ended if ended is not None else EndedSessions(clock)
+        self._ring = keys if isinstance(keys, KeyRing) else KeyRing(keys)
         self._issuer = issuer
         self._audience = audience
         self._system_token = system_token.encode()
         self._system = Caller(system_subject, (), system=True)
         self._leeway_s = leeway_s
         self._cache_size = cache_size
-        self._cache: OrderedDict[str, tuple[Caller, float]] = OrderedDict()
+        self._cache: OrderedDict[str, _Believed] = OrderedDict()
         self._clock = clock if clock is not None else SystemClock()
 
     def __call__(self, authorization: str) -> Caller:
         now = self._clock.now_us() / 1e6
         known = self._cache.get(authorization)
         if known is not None:
-            caller, expires = known
-            if now < expires:
+            caller, expires, kid, key = known
+            if now < expires and self._ring.holds(kid, key) and caller.session not in self._ended:
                 self._cache.move_to_end(authorization)
                 return caller
             del self._cache[authorization]
@@ -139,17 +152,16 @@ class JwtAuthenticator:
             raise Unauthenticated("no token: send 'Authorization: Bearer TOKEN'", code="token_missing")
         if self._system_token and hmac.compare_digest(token.encode("utf-8", "replace"), self._system_token):
             return self._system
-        caller, expires = self._verify(token, now)
-        self._cache[authorization] = caller, expires
+        self._cache[authorization] = believed = self._verify(token, now)
         if len(self._cache) > self._cache_size:
             self._cache.popitem(last=False)
-        return caller
+        return believed[0]
 
-    def _verify(self, token: str, now: float) -> tuple[Caller, float]:
+    def _verify(self, token: str, now: float) -> _Believed:
         try:
-            header, claims = self._decode(token)
+            kid, key, claims = self._decode(token)
         except (jose.UnsupportedAlgorithmError, jose.MissingAlgorithmError, jose.ConflictAlgorithmError) as error:
-            raise Unauthenticated(f"tokens are signed with {_ALGORITHM} here", code="token_algorithm") from error
+            raise Unauthenticated(f"tokens are signed with {ALGORITHM} here", code="token_algorithm") from error
         except (jose.InvalidKeyIdError, jose.MissingKeyError) as error:
             raise Unauthenticated("the token is signed by a key not known here", code="token_unknown_key") from error
         except jose.BadSignatureError as error:
@@ -157,9 +169,8 @@ class JwtAuthenticator:
         except (jose.JoseError, ValueError, TypeError, KeyError) as error:
             # Whatever else a hostile token provokes in the parser, the answer is the same.
             raise Unauthenticated("the token cannot be read", code="token_malformed") from error
-        if header.get("kid") not in self._kids:
-            raise Unauthenticated("the token does not name the key it is signed by", code="token_unknown_key")
         subject, roles, expires = claims.get("sub"), claims.get("roles", []), claims.get("exp")
+        session = claims.get("sid", "")
         if not isinstance(expires, int | float) or isinstance(expires, bool):
             raise Unauthenticated("the token has no expiry", code="token_invalid")
         if not now < expires + self._leeway_s:  # said this way round, NaN has expired too
@@ -175,19 +186,23 @@ class JwtAuthenticator:
             raise Unauthenticated("the token names no subject", code="token_invalid")
         if not isinstance(roles, list) or not all(isinstance(role, str) for role in roles):
             raise Unauthenticated("the token's roles are not a list of names", code="token_invalid")
-        return Caller(subject, tuple(cast("list[str]", roles))), expires + self._leeway_s
+        if not isinstance(session, str):
+            raise Unauthenticated("the token's session is not a name", code="token_invalid")
+        if session in self._ended:
+            raise Unauthenticated("the token's session has ended: log in again", code="token_ended")
+        return Caller(subject, tuple(cast("list[str]", roles)), session=session), expires + self._leeway_s, kid, key
 
-    def _decode(self, token: str) -> tuple[dict[str, object], dict[str, object]]:
+    def _decode(self, token: str) -> tuple[str, OKPKey, dict[str, object]]:
         if len(token) > 8192:
             raise ValueError("longer than any token of ours")
-        decoded = jwt.decode(token, self._keys, registry=_REGISTRY)
-        return cast("dict[str, object]", decoded.header), cast("dict[str, object]", decoded.claims)
+        used: list[tuple[str, OKPKey]] = []
 
+        def named(token: GuestProtocol) -> OKPKey:
+            kid = token.headers().get("kid")
+            if not isinstance(kid, str) or (key := self._ring.find(kid)) is None:
+                raise jose.InvalidKeyIdError
+            used.append((kid, key))
+            return key
 
-def _okp(key: str | bytes | Mapping[str, str], kid: str) -> OKPKey:
-    try:
-        if isinstance(key, str | bytes):
-            return OKPKey.import_key(key, {"kid": kid, "alg": _ALGORITHM, "use": "sig"})
-        return OKPKey.import_key({**key, "kid": kid}, {"alg": _ALGORITHM, "use": "sig"})
-    except (jose.JoseError, ValueError, TypeError) as error:
-        raise Invalid(f"key {kid!r} is not an Ed25519 key in PEM or JWK form", code="key_invalid", kid=kid) from error
+        decoded = jwt.decode(token, named, registry=_REGISTRY)
+        return *used[0], cast("dict[str, object]", decoded.claims)

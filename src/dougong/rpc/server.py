@@ -18,6 +18,8 @@ from dougong.rpc.grpc_aio import GrpcTransport
 __all__ = ["Server"]
 
 _CLOSING_S = 0.5
+_SETTLED_S = 0.05
+"""Without a call for so long, nobody is believed to be on the way."""
 
 
 class Server:
@@ -91,7 +93,14 @@ class Server:
         if not await self._wait(self._load.idle, timeout_s):
             return False
         # Clients close their streams when told to; those that do not know how are not waited for.
+        end = asyncio.get_running_loop().time() + min(timeout_s, _CLOSING_S)
         await self._wait(self._load.quiet, min(timeout_s, _CLOSING_S))
+        # What was sent before its client knew is still to be turned away: a port that closed before it came would leave
+        # its outcome unknown.
+        seen = -1
+        while seen != self._load.turned_away and asyncio.get_running_loop().time() < end:
+            seen = self._load.turned_away
+            await asyncio.sleep(_SETTLED_S)
         return True
 
     async def _wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:

@@ -43,6 +43,12 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 # the details by their size in base64.
 _TEXT_MAX = 1024
 _FIELDS_MAX = 2048
+_REFUSED = (
+    "Stream removed (RST_STREAM (Received RST_STREAM with error code 7))",
+    "Stream removed (GOAWAY received;",
+)
+"""gRPC's words for what HTTP/2 promises was not processed: REFUSED_STREAM, and streams after the last one of a GOAWAY.
+A connection that broke after a GOAWAY reads "Stream removed (Socket closed (GOAWAY ...", and promises nothing."""
 _BROKEN = "Internal error from Core"  # grpc.aio, of a write to a call that has ended; it hides the call's own status
 
 _BY_CODE: dict[int, type[Error]] = {
@@ -94,6 +100,9 @@ def from_status(error: grpc.aio.AioRpcError, address: str) -> Error | Lost:
                 return _rebuild(code, status_pb2.Status.FromString(value))
             except DecodeError:  # a stranger's details: the code is enough
                 break
+    if code == 14 and text.startswith(_REFUSED):
+        refusal = Unavailable(f"{address} did not take the call: {text}", code="refused_stream", address=address)
+        return Lost(refusal, started=False)
     if code == 14 or text == _BROKEN:
         return connection_lost(address, text)
     if code == 1:  # CANCELLED, and not by us: the other side let go of the call
