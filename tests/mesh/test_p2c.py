@@ -16,7 +16,7 @@ from dougong.mesh import P2C
 
 class Endpoint(msgspec.Struct):
     in_flight: int = 0
-    ejected: bool = False
+    away: bool = False
 
 
 endpoints = st.lists(st.builds(Endpoint, st.integers(0, 9), st.booleans()), max_size=8)
@@ -24,7 +24,7 @@ endpoints = st.lists(st.builds(Endpoint, st.integers(0, 9), st.booleans()), max_
 
 @given(endpoints, st.integers())
 def test_never_an_ejected_one_never_the_fullest(candidates: list[Endpoint], seed: int) -> None:
-    usable = [endpoint for endpoint in candidates if not endpoint.ejected]
+    usable = [endpoint for endpoint in candidates if not endpoint.away]
     p2c = P2C(Random(seed))
     for _ in range(20):
         if not usable:
@@ -33,7 +33,7 @@ def test_never_an_ejected_one_never_the_fullest(candidates: list[Endpoint], seed
             assert raised.value.code == "no_endpoint"
             return
         picked = candidates[p2c.pick(candidates)]
-        assert not picked.ejected
+        assert not picked.away
         if len(usable) > 1:
             others = [endpoint for endpoint in usable if endpoint is not picked]
             assert picked.in_flight <= max(endpoint.in_flight for endpoint in others)

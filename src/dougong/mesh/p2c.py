@@ -6,11 +6,13 @@ unlike "least loaded of all" a crowd of clients does not fall on the same idle e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from dougong.errors import Unavailable
+
+__all__ = ["P2C", "EndpointLoad", "choose", "no_endpoint"]
 
 
 class EndpointLoad(Protocol):
@@ -21,8 +23,38 @@ class EndpointLoad(Protocol):
         """Calls sent and not answered yet."""
 
     @property
-    def ejected(self) -> bool:
+    def away(self) -> bool:
         """Whether it is to be avoided: it failed lately, or cannot be connected."""
+
+
+EndpointT = TypeVar("EndpointT", bound=EndpointLoad)
+
+
+def no_endpoint(count: int) -> Unavailable:
+    """What a pick raises when none of `count` endpoints is left to choose from."""
+    return Unavailable(
+        f"none of {count} endpoints can be called" if count else "there is no endpoint to call",
+        code="no_endpoint",
+        candidates=count,
+    )
+
+
+def choose(
+    endpoints: Sequence[EndpointT], random: Random, load: Callable[[EndpointT], float] | None = None
+) -> EndpointT:
+    """Of two drawn at random the one with the smaller `load` (else calls in flight), ejected or not."""
+    count = len(endpoints)
+    if not count:
+        raise no_endpoint(count)
+    first = int(random.random() * count)
+    if count == 1:
+        return endpoints[first]
+    second = int(random.random() * (count - 1))
+    second += second >= first
+    one, other = endpoints[first], endpoints[second]
+    if load is None:
+        return other if other.in_flight < one.in_flight else one
+    return other if load(other) < load(one) else one
 
 
 class P2C:
@@ -34,24 +66,20 @@ class P2C:
     def pick(self, candidates: Sequence[EndpointLoad]) -> int:
         """Index of the endpoint to call; raises `Unavailable` (`no_endpoint`) when none is left to choose from."""
         count = len(candidates)
-        if count == 1 and not candidates[0].ejected:
+        if count == 1 and not candidates[0].away:
             return 0
         if count > 1:
             first = int(self._random.random() * count)  # twice as fast as randrange; the bias is below 2**-40
             second = int(self._random.random() * (count - 1))
             second += second >= first
             one, other = candidates[first], candidates[second]
-            if not one.ejected and not other.ejected:
+            if not one.away and not other.away:
                 return second if other.in_flight < one.in_flight else first
-            usable = [index for index, candidate in enumerate(candidates) if not candidate.ejected]
+            usable = [index for index, candidate in enumerate(candidates) if not candidate.away]
             if usable:
                 pair = usable if len(usable) <= 2 else self._random.sample(usable, 2)
                 return min(self._shuffled(pair), key=lambda index: candidates[index].in_flight)
-        raise Unavailable(
-            f"none of {count} endpoints can be called" if count else "there is no endpoint to call",
-            code="no_endpoint",
-            candidates=count,
-        )
+        raise no_endpoint(count)
 
     def _shuffled(self, pair: list[int]) -> list[int]:
         """Ties are broken by chance, or the first endpoint would get them all."""
