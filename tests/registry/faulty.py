@@ -16,6 +16,8 @@ class FaultyRegistry:
         self.inner = inner
         self.calls: list[str] = []
         self.frozen = False
+        self.faults = 0
+        """How many of the next calls meet a bug."""
         self._down = False
         self._cut = asyncio.Event()
 
@@ -33,6 +35,9 @@ class FaultyRegistry:
 
     async def _pass(self, name: str) -> None:
         self.calls.append(name)
+        if self.faults:
+            self.faults -= 1
+            raise ZeroDivisionError("a bug")
         if self.frozen:
             await asyncio.Event().wait()
         if self._down:

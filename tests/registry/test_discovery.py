@@ -206,3 +206,13 @@ async def test_close_stops_everything_and_leaves_what_was_known(registry: Faulty
     with pytest.raises(Unavailable, match="closed"):
         await discovery.resolve(SERVICE)
     assert [task for task in asyncio.all_tasks() if task.get_name().startswith("watch")] == []
+
+
+async def test_a_fault_in_one_round_does_not_end_it(registry: FaultyRegistry, discovery: Discovery) -> None:
+    registry.faults = 1
+    async with asyncio.timeout(60):
+        resolver = await discovery.resolve(SERVICE)  # which waits for the first attempt, whatever comes of it
+    await put(registry, at(1))
+    await until(resolver, 1)
+    await put(registry, at(2))
+    await until(resolver, 1, 2)

@@ -283,6 +283,22 @@ class TestOpening:
             await open_registry(url)
         assert raised.value.code == "registry_url"
 
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "etcd3://u:hunter2@h:1",
+            "etcd:/u:hunter2@h",
+            "etcd:u:hunter2@h",
+            "http://u:hunter2@[::1",
+            "zk://u:hunter2/a@b@h?x",
+            "etcdd://h?password=hunter2",
+        ],
+    )
+    async def test_a_password_in_a_mistyped_url_is_not_repeated(self, url: str) -> None:
+        with pytest.raises(Invalid, match="registry_url") as raised:
+            await open_registry(url)
+        assert "hunter2" not in f"{raised.value!r} {raised.value} {raised.value.fields}"
+
 
 @pytest.mark.parametrize(
     ("prefix", "end"),

@@ -6,14 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from random import Random
 
+import msgspec
 import pytest
 from tests.registry.faulty import FaultyRegistry
 
 from dougong.clock import ManualClock
 from dougong.errors import Invalid, Unavailable
-from dougong.registry import Instance, InstanceState, MemoryRegistry, Registration
+from dougong.registry import ChangeKind, Instance, InstanceState, MemoryRegistry, Registration
 from dougong.registry import registration as registration_module
-from dougong.registry.keys import decode_instance
+from dougong.registry.keys import encode_instance, instance_key, read_instance
 
 ORDERS = Instance(service="shop.v1.Orders", address="127.0.0.1:1", id="orders-0-1")
 STOCK = Instance(service="shop.v1.Stock", address="127.0.0.1:1", id="orders-0-1")
@@ -43,7 +44,7 @@ async def registration(registry: FaultyRegistry, monkeypatch: pytest.MonkeyPatch
 
 async def states(registry: FaultyRegistry) -> list[str]:
     listed = (await registry.inner.list("/services/")).items
-    found = [decode_instance(item.key.split("/")[2], item.value) for item in listed]
+    found = [read_instance(item.key, item.value) for item in listed]
     return [instance.state.value for instance in found if instance is not None]
 
 
@@ -64,7 +65,7 @@ async def test_all_instances_hang_on_one_lease(registry: FaultyRegistry, registr
         "/services/shop.v1.Stock/127.0.0.1:1",
     ]
     assert {item.lease for item in items} == {registration.lease}
-    assert decode_instance("shop.v1.Orders", items[0].value) == ORDERS
+    assert read_instance(items[0].key, items[0].value) == ORDERS
     assert registration.instances == (ORDERS, STOCK)
 
 
@@ -101,6 +102,48 @@ async def test_a_lease_revoked_behind_its_back_is_granted_anew(
         await until(lambda grants=grants: registration.grants == grants and registration.registered)  # type: ignore[misc]
         assert registration.lease != lost
         assert await states(registry) == ["serving", "serving"]
+
+
+async def test_an_entry_that_was_deleted_or_overwritten_is_put_again(
+    registry: FaultyRegistry, registration: Registration
+) -> None:
+    """A predecessor's last put may arrive when its successor has put already, and goes with the predecessor's lease."""
+    await registration.start()
+    key = instance_key(STOCK)
+    await registry.inner.delete(key)
+    await until(lambda: registry.calls.count("put") == 4)
+    late = await registry.inner.grant(30)
+    await registry.inner.put(key, encode_instance(msgspec.structs.replace(STOCK, id="orders-0-0")), lease=late.id)
+    await until(lambda: registry.calls.count("put") == 6)
+    await registry.inner.revoke(late.id)
+    assert await states(registry) == ["serving", "serving"]
+    assert registration.grants == 1
+
+
+async def test_without_looking_it_would_be_lost(
+    registry: FaultyRegistry, registration: Registration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ablation: its lease alone does not say that the entry is there."""
+
+    async def blind(self: Registration, lease: int) -> None: ...
+
+    monkeypatch.setattr(Registration, "_look", blind)
+    await registration.start()
+    await registry.inner.delete(instance_key(STOCK))
+    renewals = registry.calls.count("keep_alive")
+    await until(lambda: registry.calls.count("keep_alive") >= renewals + 3)
+    assert await states(registry) == ["serving"]
+
+
+async def test_a_successor_is_left_alone(registry: FaultyRegistry, registration: Registration) -> None:
+    await registration.start()
+    successor = msgspec.structs.replace(STOCK, epoch=1)
+    lease = await registry.inner.grant(30)
+    await registry.inner.put(instance_key(STOCK), encode_instance(successor), lease=lease.id)
+    renewals = registry.calls.count("keep_alive")
+    await until(lambda: registry.calls.count("keep_alive") >= renewals + 3)
+    (entry,) = (await registry.inner.list(instance_key(STOCK))).items
+    assert (entry.lease, read_instance(entry.key, entry.value)) == (lease.id, successor)
 
 
 async def test_a_lease_lost_between_renewal_and_put_is_granted_anew(
@@ -149,6 +192,17 @@ async def test_a_short_silence_costs_no_lease(registry: FaultyRegistry, registra
     assert registration.grants == 1
 
 
+async def test_a_call_that_hangs_ends_with_the_lease(registry: FaultyRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for an answer must not be the last to believe that he is registered."""
+    monkeypatch.setattr(registration_module, "CALL_S_MAX", 600.0)
+    registration = Registration(registry, [ORDERS], ttl_s=0.3, random=Random(1))
+    await registration.start()
+    registry.frozen = True
+    await until(lambda: not registration.registered)
+    registry.frozen = False
+    await registration.stop()
+
+
 async def test_a_long_silence_ends_in_a_new_lease(registry: FaultyRegistry) -> None:
     registration = Registration(registry, [ORDERS], ttl_s=0.05)
     await registration.start()
@@ -182,8 +236,8 @@ async def test_stop_says_goodbye_first(registry: FaultyRegistry, registration: R
     seen: list[str] = []
     async for changes in registry.inner.watch("/services/shop.v1.Orders/", since):
         for change in changes:
-            instance = decode_instance("shop.v1.Orders", change.value)
-            seen.append(instance.state.value if instance else change.kind.value)
+            put = change.kind is ChangeKind.PUT
+            seen.append(read_instance(change.key, change.value).state.value if put else change.kind.value)
         if len(seen) == 2:
             break
     assert seen == ["terminating", "delete"]
@@ -205,3 +259,20 @@ async def test_what_cannot_be_registered_is_refused_at_once(registry: FaultyRegi
         Registration(registry, [ORDERS], ttl_s=0)
     with pytest.raises(Invalid, match="invalid_service_name"):
         Registration(registry, [Instance(service="", address="h:1")])
+
+
+@pytest.mark.parametrize("when", ["at the start", "renewing"])
+async def test_a_fault_in_one_round_does_not_end_it(
+    when: str, registry: FaultyRegistry, registration: Registration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registration_module, "BACKOFF_S_MAX", 0.01)
+    if when == "at the start":
+        registry.faults = 2
+        await registration.start()
+        assert not registration.registered
+    else:
+        await registration.start()
+        registry.faults = 2
+        await until(lambda: not registry.faults)
+    await registration.wait(60)
+    assert await states(registry)

@@ -209,7 +209,7 @@ class TestNeverEmptiedOnTheRegistrysWord:
 
         def believe(self: RoutingTable, gone: Sequence[str], now: float) -> None:
             for address in gone:
-                del self._entries[address]
+                self._drop(address)
 
         monkeypatch.setattr(RoutingTable, "_vanish", believe)
         made = table(*map(at, range(3)))

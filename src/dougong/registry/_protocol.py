@@ -33,12 +33,15 @@ class Instance(msgspec.Struct, frozen=True):
     """`host:port`."""
     app: str = ""
     id: str = ""
-    """Unique per process start, e.g. `orders-0-4711`."""
+    """Unique per process start, e.g. `orders-0-4711-9f3a01bc`."""
     version: str = ""
     zone: str = ""
     weight: int = 100
+    """Share of calls among the others; 0 gets none."""
     state: InstanceState = InstanceState.SERVING
     metadata: dict[str, str] = {}
+    epoch: int = 0
+    """Of two with the same `id` or `address` the one of the lower epoch is over, and is not called; 0 says nothing."""
 
 
 class Lease(msgspec.Struct, frozen=True):

@@ -45,13 +45,28 @@ def encode_instance(instance: Instance) -> bytes:
     return _encode(instance)
 
 
-def decode_instance(service: str, value: bytes) -> Instance | None:
-    """The instance, or None when the value is not one of this service's: a stranger's entry must not stop discovery."""
+def read_instance(key: str, value: bytes) -> Instance:
+    """The instance written under `key`; raises `Invalid` (`invalid_instance`): whoever reads many skips that one."""
     try:
         instance = _decode(value)
-    except msgspec.DecodeError:  # a ValidationError is one too
-        return None
-    return instance if instance.service == service and instance.address else None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _invalid(key, str(error)) from None
+    if not instance.address or "/" in instance.address or f"/services/{instance.service}/{instance.address}" != key:
+        raise _invalid(key, f"it says {instance.service!r} at {instance.address!r}, which belongs under another key")
+    if instance.weight < 0:
+        raise _invalid(key, f"weight {instance.weight} is below 0")
+    if instance.epoch < 0:
+        raise _invalid(key, f"epoch {instance.epoch} is below 0")
+    return instance
+
+
+def legible(key: str) -> str:
+    """A stranger's key, for people: in quotes and escaped if it would move their cursor."""
+    return key if key.isprintable() else repr(key)
+
+
+def _invalid(key: str, what: str) -> Invalid:
+    return Invalid(f"{legible(key)} is no instance: {what}", code="invalid_instance", key=key)
 
 
 def prefix_end(prefix: str) -> str | None:

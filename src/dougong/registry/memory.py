@@ -21,7 +21,7 @@ class MemoryRegistry:
     def __init__(self, clock: Clock | None = None, *, history_revisions_max: int = HISTORY_REVISIONS_MAX) -> None:
         self._clock: Clock = clock if clock is not None else SystemClock()
         self._keys = KeySpace(history_revisions_max=history_revisions_max)
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._waiters: dict[asyncio.Future[None], None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -106,12 +106,12 @@ class MemoryRegistry:
 
     async def _changed(self) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
+        self._waiters[waiter] = None
         self._arm()
         try:
             await waiter
         finally:
-            self._waiters.discard(waiter)
+            self._waiters.pop(waiter, None)
 
     def _wake(self) -> None:
         for waiter in self._waiters:

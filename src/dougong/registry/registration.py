@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from dougong.errors import Error, NotFound, Unavailable
-from dougong.registry._protocol import Instance, InstanceState, Registry
-from dougong.registry.keys import check_ttl, encode_instance, instance_key
+from dougong.errors import Error, Invalid, NotFound, Unavailable
+from dougong.registry._protocol import Instance, InstanceState, KeyValue, Registry
+from dougong.registry.keys import check_ttl, encode_instance, instance_key, read_instance
 from dougong.telemetry import get_logger
 
 TTL_S = 30.0
@@ -26,6 +26,9 @@ class Registration:
     Whatever happens to the lease (expired while the process was stopped, revoked by somebody, lost with the registry) a
     new one is granted and everything is put again, for ever, with jittered back-off. While the registry is silent the
     old lease counts until its time is up by our own clock.
+
+    With each renewal the entries are looked at: what somebody deleted, or what a predecessor at the same address wrote
+    over when its last words arrived late, is put again. An entry of a higher epoch is left alone: it is our successor.
     """
 
     def __init__(
@@ -115,7 +118,16 @@ class Registration:
 
     async def _run(self) -> None:
         try:
-            await self._keep_registered()
+            while True:
+                try:
+                    await self._keep_registered()
+                except Exception:  # noqa: BLE001
+                    # A fault of ours, or of a registry's: whoever serves is to be found all the same.
+                    get_logger(__name__).exception("registration_fault", keys=list(self._instances))
+                self._registered.clear()
+                self._lease = 0
+                self._attempted.set()
+                await asyncio.sleep(BACKOFF_S_MAX * self._random.uniform(0.5, 1.0))
         finally:
             self._attempted.set()  # nobody waits for a task that is gone
 
@@ -148,12 +160,15 @@ class Registration:
         await self._wait_for_news(ttl_s / RENEWALS_PER_TTL)
         while True:
             try:
-                async with asyncio.timeout(CALL_S_MAX):
-                    asked_at = loop.time()
+                asked_at = loop.time()
+                # A call that waits for an answer must not keep alive, here, what has ended there.
+                async with asyncio.timeout_at(min(asked_at + CALL_S_MAX, good_until)):
                     left_s = await self._registry.keep_alive(lease)
                     if left_s <= 0:
                         return
                     good_until = asked_at + left_s
+                    if not self._news.is_set():
+                        await self._look(lease)
                     if self._news.is_set():
                         await self._publish(lease)
             except NotFound:
@@ -163,7 +178,8 @@ class Registration:
                 if loop.time() >= good_until:
                     return
                 # Not cut short by news: they are not told any sooner while nobody listens.
-                await asyncio.sleep(min(ttl_s / RENEWALS_PER_TTL, backoff_s) * self._random.uniform(0.5, 1.0))
+                pause_s = min(ttl_s / RENEWALS_PER_TTL, backoff_s) * self._random.uniform(0.5, 1.0)
+                await asyncio.sleep(min(pause_s, good_until - loop.time()))
                 backoff_s = min(BACKOFF_S_MAX, backoff_s * 2)
             else:
                 backoff_s = BACKOFF_S_MIN
@@ -188,6 +204,23 @@ class Registration:
         self._registered.set()
         self._attempted.set()
 
+    async def _look(self, lease: int) -> None:
+        """See whether all entries are there and hang on our lease; what is not is news."""
+        for key, instance in self._instances.items():
+            listing = await self._registry.list(key)
+            entry = next((item for item in listing.items if item.key == key), None)
+            if entry is None or (entry.lease != lease and not _is_successor(entry, instance)):
+                get_logger(__name__).warning("entry_lost", key=key, lease=lease, overwritten=entry is not None)
+                self._news.set()
+
     async def _put_all(self, lease: int) -> None:
         for key, instance in self._instances.items():
             await self._registry.put(key, encode_instance(instance), lease=lease)
+
+
+def _is_successor(entry: KeyValue, instance: Instance) -> bool:
+    try:
+        other = read_instance(entry.key, entry.value)
+    except Invalid:
+        return False
+    return other.id == instance.id and other.epoch > instance.epoch
