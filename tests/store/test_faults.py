@@ -16,7 +16,8 @@ import pytest
 
 from dougong.errors import Invalid, Unavailable
 from dougong.store import Tx, Unit, open_store
-from dougong.store.sqlite import SqliteStore
+from dougong.store._url import parse_sqlite_url
+from dougong.store.sqlite import SqliteStore, connect
 
 
 def insert(key: int, size: int = 0) -> Unit[int]:
@@ -40,6 +41,10 @@ def insert(key: int, size: int = 0) -> Unit[int]:
         "sqlite:///a.db?synchronous=maybe",
         "sqlite:///a.db?synchronus=full",
         "sqlite:///a.db?lock_timeout_s=-1",
+        "sqlite:///a.db?cache_mb=0",
+        "sqlite:///a.db?cache_mb=-1",
+        "sqlite:///a.db?cache_mb=1.5",
+        "sqlite:///a.db?cache_mb=99999999999",
         "oracle://x/y",
     ],
 )
@@ -52,6 +57,16 @@ async def test_wrong_urls(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         await open_store(url)
     assert refused.value.code == "bad_database_url"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("option", "pages_kib"), [("", 16 * 1024), ("?cache_mb=3", 3 * 1024)])
+async def test_the_writer_keeps_as_much_in_memory_as_was_said(option: str, pages_kib: int, tmp_path: Path) -> None:
+    options = parse_sqlite_url(f"sqlite:///{tmp_path}/a.db{option}")
+    for reads_only in (False, True):
+        connection = connect(options, create=True, reads_only=reads_only)
+        ((size,),) = connection.execute("PRAGMA cache_size").fetchall()
+        assert (size == -pages_kib) is not reads_only
+        connection.close()
 
 
 async def test_odd_but_right_paths(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from dougong.store._link import Link
 from dougong.store._pooling import Pooling, PoolPolicy, Slot, Step, Waiter, lifetime_s
 
 POLICY = PoolPolicy(size=3, waiting_max=4, fresh_s=0.5, life_s=100.0, idle_s=30.0)
-PATIENCE_S = 5.0
+PATIENCE_S = 60.0
 SERVER = Server()
 
 
@@ -30,7 +30,6 @@ class Callers(RuleBasedStateMachine):
         self.opening = 0
         self.checking: list[Slot] = []
         self.lent: list[Slot] = []
-        self.used: dict[Slot, float] = {}
         self.born: dict[Slot, float] = {}
         self.closed_links: list[Slot] = []
         self.closed = False
@@ -88,11 +87,11 @@ class Callers(RuleBasedStateMachine):
         assert slot not in [*self.lent, *self.checking, *self.closed_links], "nobody else has it"
         assert self.now < slot.until
         if step is Step.USE:
-            assert self.now - self.used[slot] <= POLICY.fresh_s, "only what was used just now goes unchecked"
-            self.lent.append(slot)
+            assert self.now - slot.since <= POLICY.fresh_s, "only what was lent just now goes unchecked"
+            self._lends(slot)
         else:
             assert step is Step.CHECK
-            assert self.now - self.used[slot] > POLICY.fresh_s
+            assert self.now - slot.since > POLICY.fresh_s
             self.checking.append(slot)
 
     # What was picked is made ready
@@ -105,7 +104,7 @@ class Callers(RuleBasedStateMachine):
             link: Link = ScriptedLink(SERVER)
             slot = self.pool.add(link, self.now)
             self.born[slot] = self.now
-            self.lent.append(slot)
+            self._lends(slot)
         else:
             self.pool.leave()
 
@@ -114,7 +113,7 @@ class Callers(RuleBasedStateMachine):
     def checked(self, lives: bool) -> None:
         slot = self.checking.pop(0)
         if lives:
-            self.lent.append(slot)
+            self._lends(slot)
         else:
             self._closes(slot)
             self._picked(*self.pool.pick(self.now))
@@ -126,11 +125,9 @@ class Callers(RuleBasedStateMachine):
     def put(self, sound: bool, data: st.DataObject) -> None:
         slot = data.draw(st.sampled_from(self.lent))
         self.lent.remove(slot)
-        kept = self.pool.put(slot, self.now, sound=sound)
-        assert kept == (sound and self.now < slot.until and not self.closed)
-        if kept:
-            self.used[slot] = self.now
-        else:
+        kept = self.pool.put(slot, sound=sound)
+        assert kept == (sound and not self.closed)
+        if not kept:
             self._closes(slot)
 
     # Time
@@ -148,11 +145,11 @@ class Callers(RuleBasedStateMachine):
     @rule()
     def reap(self) -> None:
         for slot in self.pool.reap(self.now):
-            assert self.now >= slot.until or self.now - self.used[slot] >= POLICY.idle_s
+            assert self.now >= slot.until or self.now - slot.since >= POLICY.idle_s
             self._closes(slot)
         for slot in self.pool.idle:
             assert self.now < slot.until
-            assert self.now - self.used[slot] < POLICY.idle_s
+            assert self.now - slot.since < POLICY.idle_s
 
     @precondition(lambda self: not self.closed)
     @rule(really=st.sampled_from([False] * 9 + [True]))
@@ -161,6 +158,10 @@ class Callers(RuleBasedStateMachine):
             self.closed = True
             for slot in self.pool.close():
                 self._closes(slot)
+
+    def _lends(self, slot: Slot) -> None:
+        slot.since = self.now
+        self.lent.append(slot)
 
     def _closes(self, slot: Slot) -> None:
         assert slot not in [*self.lent, *self.checking, *self.closed_links], "one closes it, and only once"
@@ -200,5 +201,5 @@ def test_the_connection_used_last_is_used_first() -> None:
     pool = Pooling(POLICY, lambda: 0.5)
     slots = [pool.add(ScriptedLink(SERVER), 0.0) for _ in range(3) if pool.take(0.0)]
     for slot in slots:
-        assert pool.put(slot, 0.0, sound=True)
+        assert pool.put(slot, sound=True)
     assert pool.take(0.1) == (Step.USE, slots[2]), "the others sink until they are reaped"

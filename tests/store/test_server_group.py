@@ -12,11 +12,11 @@ from dougong.errors import Conflict, Error, Invalid, Overloaded, Unavailable
 from dougong.store import Migration, Row, Tx, Unit, Value
 from dougong.store import _server_group as group
 from dougong.store._dial import Dialer
-from dougong.store._group import Waiting, settle
 from dougong.store._link import Link, Verdict
 from dougong.store._reruns import Reruns
 from dougong.store._server_group import ServerWriter
 from dougong.store._server_url import ServerOptions
+from dougong.store._waiting import Waiting, settle
 
 
 class Fault(Exception):

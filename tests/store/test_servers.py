@@ -73,7 +73,7 @@ def insert(key: int) -> Unit[int]:
 
 
 async def back(store: Store) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             try:
                 await store.check()
@@ -193,7 +193,7 @@ asyncio.run(main(sys.argv[1]))
     assert await store.fetch_all("SELECT id FROM things") == []  # readers do not care
     holder.send_signal(how)
     codes: set[str] = set()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 await store.write(insert(2))
@@ -207,13 +207,13 @@ asyncio.run(main(sys.argv[1]))
 
 
 async def test_statements_have_a_deadline(url: str, dialect: str) -> None:
-    store = await open_store(url + "&statement_timeout_s=0.3")
+    store = await open_store(url + "&statement_timeout_s=1")
     await store.migrate("things", SCHEMA)
-    slow = "SELECT sleep(20)" if dialect == "mysql" else "SELECT pg_sleep(20)"
-    for attempt in (store.fetch_one(slow), store.read(lambda tx: tx.fetch_one(slow))):
-        with pytest.raises(Unavailable) as late:
-            await attempt
-        assert late.value.code == "statement_timeout"
+    slow = "SELECT sleep(60)" if dialect == "mysql" else "SELECT pg_sleep(60)"
+    late = await asyncio.gather(
+        store.fetch_one(slow), store.read(lambda tx: tx.fetch_one(slow)), return_exceptions=True
+    )
+    assert [getattr(outcome, "code", outcome) for outcome in late] == ["statement_timeout"] * 2
     outcomes = await asyncio.gather(
         store.write(insert(1)),
         store.write(lambda tx: tx.fetch_one(slow)),
@@ -226,7 +226,7 @@ async def test_statements_have_a_deadline(url: str, dialect: str) -> None:
 
 async def test_a_server_that_hangs_does_not_hang_us(server: Server) -> None:
     with server.database() as url:
-        store = await open_store(url + "&statement_timeout_s=0.2&connect_timeout_s=1&lock_timeout_s=1")
+        store = await open_store(url + "&statement_timeout_s=1&connect_timeout_s=1&lock_timeout_s=1")
         await store.migrate("things", SCHEMA)
         server.pause()
         try:

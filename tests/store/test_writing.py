@@ -14,6 +14,7 @@ from dougong.errors import Conflict, Internal, Invalid, Overloaded, Unavailable
 from dougong.store import Row, Store, Tx, Unit, Value, open_store
 from dougong.store import _group as group
 from dougong.store._meters import commit_seconds
+from dougong.store._waiting import Waiting, settle
 from dougong.store.sqlite import SqliteStore
 
 INSERT = "INSERT INTO things (id, name, amount) VALUES (?, ?, ?)"
@@ -102,11 +103,11 @@ async def test_a_failing_unit_leaves_its_neighbours_alone(store: Store) -> None:
 async def test_without_undoing_a_failed_unit_would_leave_traces(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ablation: with neither rerun nor savepoints, the test above sees row 2."""
 
-    def keep(self: group.GroupWriter, items: list[group.Waiting]) -> None:
+    def keep(self: group.GroupWriter, items: list[Waiting]) -> None:
         self._tx.shut()
         self._connection.execute("COMMIT")
         for future, _, _ in items:
-            group.settle(future, None, None)
+            settle(future, None, None)
         self._next()
 
     monkeypatch.setattr(group.GroupWriter, "_again", keep)

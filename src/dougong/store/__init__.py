@@ -33,6 +33,7 @@ loop, or make a network file system safe for SQLite.
 from dougong.store._halving import in_halves
 from dougong.store._ids import IdBlocks
 from dougong.store._leaks import Leak
+from dougong.store._lists import execute_with, fetch_with
 from dougong.store._migrate import migrations_from
 from dougong.store._open import check_database_url, open_pool, open_store
 from dougong.store._pool import Lease, Pool
@@ -55,6 +56,8 @@ __all__ = [
     "Unit",
     "Value",
     "check_database_url",
+    "execute_with",
+    "fetch_with",
     "in_halves",
     "migrations_from",
     "open_pool",

@@ -61,10 +61,18 @@ class Dialer:
         return link
 
     async def _open(self, *, reads_only: bool) -> Link:
-        engine = self.engine
+        engine, task = self.engine, asyncio.current_task()
+        assert task is not None  # we are a coroutine
+        cancelled = task.cancelling()
         try:
             async with asyncio.timeout(engine.options.connect_timeout_s):
-                return await engine.connect(reads_only=reads_only)
+                link = await engine.connect(reads_only=reads_only)
+                if task.cancelling() > cancelled:
+                    # A driver's `wait_for` has kept it to itself, as it does before Python 3.12 when what it waits for
+                    # is there at the same moment. Nobody would ask a second time, so we would go on for ever.
+                    link.abort()
+                    raise asyncio.CancelledError
+                return link
         except Exception as error:
             fault = engine.judge(error).fault
             if isinstance(error, TimeoutError):

@@ -13,15 +13,14 @@ units that fail usually fail before they write.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from dougong.errors import Error, Overloaded, Unavailable
+from dougong.errors import Error, Unavailable
 from dougong.store._faults import is_deferred_violation, needs_reopening, translate
 from dougong.store._meters import commit_seconds as _seconds
 from dougong.store._meters import faults as _faults
@@ -30,16 +29,13 @@ from dougong.store._meters import units_per_commit as _units
 from dougong.store._protocol import Unit
 from dougong.store._turns import Turnstile
 from dougong.store._tx import SqliteTx, describe, drive
+from dougong.store._waiting import Outcome, Waiting, Writer, settle
 from dougong.store._worker import Worker
 from dougong.telemetry import get_logger
 
-__all__ = ["GroupWriter", "Outcome", "Waiting", "settle", "warn_slow"]
+__all__ = ["GroupWriter", "warn_slow"]
 
-R = TypeVar("R")
 _log = get_logger("dougong.store")
-
-Waiting = tuple["asyncio.Future[Any]", Unit[Any], contextvars.Context]
-Outcome = tuple["asyncio.Future[Any]", BaseException | None, object]
 
 GROUP_S_MAX = 0.005
 """Stop taking units into a group after this long on the loop: others want the loop, too."""
@@ -49,8 +45,8 @@ CAREFUL_GROUPS = 64
 """How many groups keep savepoints after one needed them."""
 
 
-class GroupWriter:
-    """The writing side of one SQLite database, bound to one loop."""
+class GroupWriter(Writer):
+    """The writing side of one SQLite database."""
 
     def __init__(
         self,
@@ -65,18 +61,15 @@ class GroupWriter:
         group_max: int,
         lock_timeout_s: float,
     ) -> None:
-        self._loop = loop
+        super().__init__(loop, name=name, queued_max=queued_max)
         self._worker = worker
         self._connect = connect
         self._connection = connection
         self._tx = SqliteTx(connection, path)
         self._path = path
-        self._name = name
-        self._queued_max = queued_max
         self._group_max = group_max
         self._lock_timeout_s = lock_timeout_s
         self._turnstile = Turnstile(path)
-        self._queue: deque[Waiting] = deque()
         self._outcomes: list[Outcome] = []
         self._running: list[Waiting] = []
         self._busy = False
@@ -84,33 +77,12 @@ class GroupWriter:
         self._stale = False
         self._careful = 0
         self._alone = 0
-        self._closing = False
         self._idle: asyncio.Future[None] | None = None
-        self.fault: Error | None = None
-        """Why the last commit failed, until one succeeds."""
 
-    def submit(self, unit: Unit[R]) -> asyncio.Future[R]:
-        """Queue a unit; the future settles when it is durable or has failed.
-
-        Cancelling the future before the unit started takes it out; afterwards the unit is kept with its group and only
-        its result is dropped.
-        """
-        if self._closing:
-            raise Unavailable(f"store {self._name} is closed", code="closed", store=self._name)
-        if len(self._queue) >= self._queued_max:
-            raise Overloaded(
-                f"store {self._name} has {self._queued_max} units waiting; send less or later",
-                code="store_queue_full",
-                retry_after_s=0.1,
-                store=self._name,
-            )
-        future: asyncio.Future[R] = self._loop.create_future()
-        self._queue.append((future, unit, contextvars.copy_context()))
+    def _wake(self) -> None:
         if not self._busy:
             self._busy = True
-            # Not at once: whoever is ready in this turn of the loop shares the first commit.
             self._loop.call_soon(self._begin)
-        return future
 
     async def drain(self) -> None:
         """Accept nothing more, finish what was accepted."""
@@ -196,6 +168,9 @@ class GroupWriter:
                 if savepoints:
                     execute("SAVEPOINT unit")
                 result = context.run(drive, unit, tx)
+            except (KeyboardInterrupt, SystemExit) as error:  # meant for the process, not for who writes just now
+                self._loop.call_soon(_raise, error)
+                failure = Unavailable(f"store {self._name}: the process is interrupted", code="interrupted")
             except BaseException as error:  # noqa: BLE001 (a unit's failure is its caller's)
                 failure = error
             if tx.broken is not None:
@@ -331,11 +306,5 @@ def warn_slow(store: str, unit: Unit[Any], seconds: float) -> None:
         )
 
 
-def settle(future: asyncio.Future[Any], failure: BaseException | None, result: object) -> None:
-    """Tell a caller, if it still listens."""
-    if future.done():
-        return
-    if failure is None:
-        future.set_result(result)
-    else:
-        future.set_exception(failure)
+def _raise(error: BaseException) -> None:
+    raise error

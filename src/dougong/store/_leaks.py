@@ -28,7 +28,7 @@ __all__ = ["Leak", "frames", "holder", "suspects"]
 
 _ROOM, _LOOP = (str(Path(file).parent) + os.sep for file in (__file__, asyncio.__file__))
 FRAMES_MAX = 24
-SAMPLE = 32
+SAMPLE = 64
 """Every loan notes its caller; one in so many notes all callers, and so do all while somebody is late. A further frame
 costs 0.3 µs, as much as everything else about a name."""
 
@@ -106,7 +106,9 @@ def holder(slots: Iterable[Slot], now: float) -> str:
 
 def _stack(slot: Slot) -> list[str]:
     """From the caller of this room up to where the loop began."""
-    places = [(code, _line(code, instruction)) for code, instruction in slot.frames]
+    if slot.code is None:
+        return []
+    places = [(code, _line(code, at)) for code, at in ((slot.code, slot.instruction), *slot.callers)]
     outside = [place for place in places if not place[0].co_filename.startswith((_ROOM, _LOOP))]
     return [_place(code, line) for code, line in outside or places]
 

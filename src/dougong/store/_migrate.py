@@ -109,7 +109,8 @@ def missing(
                 number=migration.number,
             )
     known = {migration.number for migration in migrations}
-    ahead = sorted(number for number in applied if number not in known)
+    first = min(known, default=1)  # a list may begin later: what came before it is not its business any more
+    ahead = sorted(number for number in applied if number not in known and number > first)
     if ahead:
         # An older process beside newer ones, in a rolling update: forward-only steps are written to allow that.
         _log.warning("the schema is ahead of this program", owner=owner, unknown_migrations=ahead)

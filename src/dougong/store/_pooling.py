@@ -17,7 +17,7 @@ from __future__ import annotations
 import weakref
 from asyncio import Task
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from types import CodeType
 from typing import Any
@@ -35,13 +35,13 @@ class PoolPolicy(msgspec.Struct, frozen=True):
     size: int = 4
     waiting_max: int = 10_000
     fresh_s: float = 0.5
-    """A connection used so recently is handed out unchecked."""
+    """A connection lent so recently is handed out unchecked."""
     life_s: float = 1800.0
     """A connection is replaced after about so long, so that none outlives what a proxy or a failover left behind."""
     life_spread: float = 0.025
     """By so much more or less, so that those opened together are not replaced together."""
     idle_s: float = 300.0
-    """A connection that nobody needed for so long is closed."""
+    """An idle connection that was lent so long ago is closed."""
 
 
 def lifetime_s(policy: PoolPolicy, random: Callable[[], float]) -> float:
@@ -67,22 +67,35 @@ class Step(Enum):
 class Slot:
     """One connection of a pool, and who has it. One record per connection, not per loan: lending is the hot path."""
 
-    __slots__ = ("frames", "lease", "link", "since", "suspected", "task", "task_name", "until", "used", "uses")
+    __slots__ = (
+        "callers",
+        "code",
+        "instruction",
+        "lease",
+        "link",
+        "since",
+        "suspected",
+        "task",
+        "task_name",
+        "until",
+        "uses",
+    )
 
     def __init__(self, link: Link, now: float, until: float) -> None:
         self.link = link
         self.until = until
-        self.used = now
-        """When it was given back last."""
         self.uses = 0
-        self.since = 0.0
-        """When it was lent. What follows is of that loan, too; `_leaks` reads it."""
+        self.since = now
+        """When it was lent last. What follows is of that loan, too; `_leaks` reads it."""
         self.lease: weakref.ref[Any] | None = None
         """None while nobody has it."""
         self.task: weakref.ref[Task[Any]] | None = None
         self.task_name = ""
-        self.frames: list[tuple[CodeType, int]] = []
-        """Code and instruction of the callers, the innermost first."""
+        self.code: CodeType | None = None
+        """Who asked for it, and at which instruction."""
+        self.instruction = 0
+        self.callers: Sequence[tuple[CodeType, int]] = ()
+        """The same of those who called that, the innermost first; of most loans it is not noted."""
         self.suspected = False
 
 
@@ -126,7 +139,7 @@ class Pooling:
         self.free -= 1  # nobody is in line
         if self.idle:
             slot = self.idle[-1]
-            if now < slot.until and now - slot.used <= self._fresh_s:  # as `pick` says, without the detour
+            if now < slot.until and now - slot.since <= self._fresh_s:  # as `pick` says, without the detour
                 del self.idle[-1]
                 return Step.USE, slot
         return self.pick(now)
@@ -171,7 +184,7 @@ class Pooling:
         slot = self.idle.pop()
         if now >= slot.until:
             return Step.CLOSE, slot
-        if now - slot.used > self._fresh_s:
+        if now - slot.since > self._fresh_s:
             return Step.CHECK, slot
         return Step.USE, slot
 
@@ -179,11 +192,13 @@ class Pooling:
         """A connection that was opened; it is in use."""
         return Slot(link, now, now + lifetime_s(self.policy, self._random))
 
-    def put(self, slot: Slot, now: float, *, sound: bool) -> bool:
-        """A connection comes back, and its place with it; False: it is to be closed."""
-        kept = sound and now < slot.until and not self._closed
+    def put(self, slot: Slot, *, sound: bool) -> bool:
+        """A connection comes back, and its place with it; False: it is to be closed.
+
+        Looks at no clock, which costs as much as the rest: how old it is, `pick` and `reap` will see.
+        """
+        kept = sound and not self._closed
         if kept:
-            slot.used = now
             self.idle.append(slot)
         if self._line:
             self.leave()
@@ -195,7 +210,7 @@ class Pooling:
         """Idle connections to be closed: too old, or needed by nobody."""
         policy, gone, kept = self.policy, list[Slot](), list[Slot]()
         for slot in self.idle:
-            over = now >= slot.until or now - slot.used >= policy.idle_s
+            over = now >= slot.until or now - slot.since >= policy.idle_s
             (gone if over else kept).append(slot)
         self.idle = kept
         return gone

@@ -17,23 +17,20 @@ import contextvars
 import random
 import time
 from collections import deque
-from typing import TypeVar
 
 from dougong.errors import Error, Overloaded, Unavailable
 from dougong.store._dial import Dialer
-from dougong.store._group import Outcome, Waiting, settle
 from dougong.store._link import Engine, Link, Verdict
 from dougong.store._meters import commit_seconds, faults, queued_units, rerun_tokens, reruns, units_per_commit
 from dougong.store._pooling import PoolPolicy, lifetime_s
-from dougong.store._protocol import Unit
 from dougong.store._reruns import Reruns
 from dougong.store._server_tx import Driven, ServerTx, deadline
 from dougong.store._tx import describe
+from dougong.store._waiting import Outcome, Waiting, Writer, settle
 from dougong.telemetry import get_logger
 
 __all__ = ["ServerWriter", "judge"]
 
-R = TypeVar("R")
 _log = get_logger("dougong.store")
 
 GROUP_S_MAX = 0.02
@@ -46,20 +43,17 @@ TRIES_MAX = 4
 """How often a group is run before its misfortune counts as a failure."""
 
 
-class ServerWriter:
-    """The writing side of one database on a server: one connection, one task while there is something to do."""
+class ServerWriter(Writer):
+    """The writing side of a database on a server: one connection, one task while there is something to do."""
 
     def __init__(self, dialer: Dialer, link: Link, *, name: str, queued_max: int, group_max: int) -> None:
-        self._loop = asyncio.get_running_loop()
+        super().__init__(asyncio.get_running_loop(), name=name, queued_max=queued_max)
         self._dialer = dialer
         self._engine = engine = dialer.engine
         self._link: Link | None = link
         self._until = self._loop.time() + _life_s(engine)
         self._tx = ServerTx(engine, link)
-        self._name = name
-        self._queued_max = queued_max
         self._group_max = group_max
-        self._queue: deque[Waiting] = deque()
         self._items: list[Waiting] = []
         self._task: asyncio.Task[None] | None = None
         self._careful = 0
@@ -67,31 +61,10 @@ class ServerWriter:
         self._alone = 0
         self._tries = 0
         self._reruns = Reruns(random.random)
-        self._closing = False
-        self.fault: Error | None = None
-        """Why the last group failed, until one succeeds."""
 
-    def submit(self, unit: Unit[R]) -> asyncio.Future[R]:
-        """Queue a unit; the future settles when it is durable or has failed.
-
-        Cancelling the future before the unit started takes it out; afterwards the unit is kept with its group and only
-        its result is dropped.
-        """
-        if self._closing:
-            raise Unavailable(f"store {self._name} is closed", code="closed", store=self._name)
-        if len(self._queue) >= self._queued_max:
-            raise Overloaded(
-                f"store {self._name} has {self._queued_max} units waiting; send less or later",
-                code="store_queue_full",
-                retry_after_s=0.1,
-                store=self._name,
-            )
-        future: asyncio.Future[R] = self._loop.create_future()
-        self._queue.append((future, unit, contextvars.copy_context()))
-        if self._task is None:
-            # It starts with the loop's next turn: whoever is ready in this one shares the first commit.
+    def _wake(self) -> None:
+        if self._task is None:  # else it looks again
             self._task = self._loop.create_task(self._run(), name=f"write {self._name}", context=contextvars.Context())
-        return future
 
     async def close(self) -> None:
         """Accept nothing more, finish what was accepted, disconnect."""

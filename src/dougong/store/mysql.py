@@ -92,7 +92,7 @@ class MySQLLink:
 
     @property
     def usable(self) -> bool:
-        return bool(self._connection.connected) and not self._connection._stream_broken
+        return self._connection.connected and not self._connection._stream_broken
 
     async def control(self, sql: str) -> None:
         await self._cursor.execute(sql)

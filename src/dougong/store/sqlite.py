@@ -257,6 +257,8 @@ def connect(options: SqliteOptions, *, create: bool, reads_only: bool = False) -
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         if reads_only:
             connection.execute("PRAGMA query_only = on")
+        else:
+            connection.execute(f"PRAGMA cache_size = {-options.cache_mb * 1024}")  # negative: in KiB
         connection.execute("PRAGMA busy_timeout = 0")  # from here on waiting is done off the loop
     except BaseException:
         connection.close()
