@@ -22,7 +22,9 @@ from dougong.store import Migration, Tx
 BUCKET = 17
 KEYS = tuple(BUCKET + 128 * n for n in range(10))
 SHARDS = ("db-0", "db-1")
-TABLES = (ShardedTable("counters"), ShardedTable("raised", "counter"), ShardedTable("padding"))
+STAY = 100
+"""Writes for which a guest stays: so long that moves copy it, and delete it again."""
+TABLES = (ShardedTable("counters"), ShardedTable("raised", "counter"), ShardedTable("padding"), ShardedTable("guests"))
 SCHEMA = [
     Migration(
         1,
@@ -30,9 +32,16 @@ SCHEMA = [
         "CREATE TABLE counters (id BIGINT NOT NULL PRIMARY KEY, raised BIGINT NOT NULL);"
         "CREATE TABLE raised (counter BIGINT NOT NULL, op VARCHAR(40) NOT NULL, number BIGINT NOT NULL,"
         " PRIMARY KEY (counter, op));"
-        "CREATE TABLE padding (id BIGINT NOT NULL PRIMARY KEY, text VARCHAR(200) NOT NULL)",
+        "CREATE TABLE padding (id BIGINT NOT NULL PRIMARY KEY, text VARCHAR(200) NOT NULL);"
+        "CREATE TABLE guests (id BIGINT NOT NULL PRIMARY KEY, op VARCHAR(40) NOT NULL)",
     )
 ]
+
+
+def guest_of(op: str) -> int:
+    """The id of the guest who comes with a write, `NAME-NUMBER`; of those of this router the one `STAY` before goes."""
+    name, number = op.rsplit("-", 1)
+    return (int(number) * 8 + int(name[-1])) * 128 + BUCKET
 
 
 async def patiently_opened(layout: Path, *, watch: bool) -> ShardedStore:
@@ -45,7 +54,10 @@ async def patiently_opened(layout: Path, *, watch: bool) -> ShardedStore:
 
 
 async def route(layout: Path, journal: Path, name: str) -> None:
-    """Raise counters, each under a name of its own that makes a repeat harmless; write down what was acknowledged."""
+    """Raise counters, each under a name of its own that makes a repeat harmless; write down what was acknowledged.
+
+    With each a guest comes, and an earlier one goes.
+    """
     lines = journal.read_text().splitlines() if journal.exists() else []
     begun = [line.split() for line in lines if line.startswith("begin ")]
     acknowledged = {line.split()[1] for line in lines if line.startswith("ok ") and line.endswith(".")}
@@ -77,6 +89,8 @@ async def raise_once(store: ShardedStore, write: object, op: str, key: int) -> N
         else:
             await tx.execute("UPDATE counters SET raised = ? WHERE id = ?", (number, key))
         await tx.execute("INSERT INTO raised VALUES (?, ?, ?)", (key, op, number))
+        await tx.execute("INSERT INTO guests VALUES (?, ?)", (guest_of(op), op))
+        await tx.execute("DELETE FROM guests WHERE id = ?", (guest_of(op) - STAY * 8 * 128,))
         return number
 
     while True:
@@ -94,15 +108,19 @@ async def move(layout: Path, journal: Path, name: str) -> None:
     store = await patiently_opened(layout, watch=False)
     mover = Mover(store, name=name, settings=MoveSettings(share=1.0, patience_s=5.0, routers_s=12.0))
     stop = layout.parent / "stop"
+    first = True
     while True:
         try:
             record = await store.moves.get(BUCKET)
             with journal.open("a") as out:
+                if first and record is not None and record.running:
+                    out.write(f"takes over, {record}\n")
                 out.write(f"at work, {record}\n")
+            first = False
             if record is None or record.phase is Phase.DONE:
-                if stop.exists():
-                    break
                 await store.refresh()
+                if stop.exists() and store.map.places[BUCKET].epoch > 1:  # it was somewhere else
+                    break
                 await mover.move(BUCKET, next(shard for shard in SHARDS if shard != store.map.places[BUCKET].shard))
             elif record.phase is Phase.REVERSIBLE:
                 await random.choice((mover.complete, mover.reverse))(BUCKET)

@@ -1,4 +1,4 @@
-"""kill -9 of mover, routers and the database a bucket leaves, while it is moved to and fro and written all the time.
+"""kill -9 of mover, routers, both databases and the one of the map, while a bucket moves to and fro and is written.
 
 `DOUGONG_MOVE_KILLS=50` kills more often than the default; `-o log_cli=true --log-cli-level=INFO` says what came of it.
 """
@@ -13,15 +13,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import pytest
 from tests.engines import make_server
-from tests.shard.move_worker import BUCKET, KEYS, SCHEMA, SHARDS, TABLES
+from tests.shard.move_worker import BUCKET, KEYS, SCHEMA, SHARDS, STAY, TABLES, guest_of
 
 from dougong.evidence.engines import Server
 from dougong.shard import Mover, MoveSettings, ShardedStore, load_layout, open_sharded_store, verify
+from dougong.shard.moving.shapes import triggers_of
 from dougong.store import Row, Store, Tx
 
 pytestmark = pytest.mark.processes
@@ -90,13 +92,12 @@ async def test_no_kill_loses_or_doubles_a_write(dialect: str, kills: int, tmp_pa
         processes = Processes(layout)
         try:
             await _until(lambda: all(_acknowledged(processes.journal(name)) for name in ROUTERS))
-            for _ in range(kills):
-                victim = draw.choice(("mover", "mover", *ROUTERS, *(("source",) if servers else ())))
+            for victim in _victims(draw, kills, servers):
                 await processes.at_work("mover")
                 await asyncio.sleep(draw.uniform(0.0, 0.5))
                 killed[victim] = killed.get(victim, 0) + 1
-                if victim == "source":
-                    server = servers[draw.choice(SHARDS)]
+                if victim in ("source", "target", "map"):
+                    server = servers[_database(victim, servers["map"], layout)]
                     server.kill()
                     server.start()
                     continue
@@ -114,14 +115,34 @@ async def test_no_kill_loses_or_doubles_a_write(dialect: str, kills: int, tmp_pa
             journals = [_acknowledged(processes.journal(name)) for name in ROUTERS]
             record = await store.moves.get(BUCKET)
             assert record is not None
+            takeovers = processes.journal("mover").read_text().count("takes over, ")
+            switches = store.map.places[BUCKET].epoch - 1
             logging.getLogger(__name__).info(
-                "%s, seed %s: killed %s; %s moves, %s takeovers, %s acknowledged writes",
-                dialect, seed, killed, record.number, record.token, sum(map(len, journals)),
+                "%s, seed %s: killed %s; %s moves, %s switches, %s takeovers, %s acknowledged writes",
+                dialect, seed, killed, record.number, switches, takeovers, sum(map(len, journals)),
             )  # fmt: skip
+            assert switches >= 1
+            assert takeovers >= 1, "in one of so many kills a move was under way"
             await _agree(store, journals, [_begun(processes.journal(name)) for name in ROUTERS])
             await _there_and_back(store)
         finally:
             await store.close()
+
+
+def _victims(draw: random.Random, kills: int, servers: dict[str, Server]) -> list[str]:
+    """Each at least once where there are enough, movers more often."""
+    always = ["mover"] * 4 + [*ROUTERS] + (["source", "target", "map"] if servers else [])
+    more = draw.choices(always, k=max(0, kills - len(always)))
+    return draw.sample(always + more, k=kills)
+
+
+def _database(victim: str, metadata: Server, layout: Path) -> str:
+    """Of the role it has at this moment: the source is who owns the bucket."""
+    if victim == "map":
+        return victim
+    database = load_layout(layout).metadata.partition("?")[0].rpartition("/")[2]
+    owner = metadata.sql(f"SELECT shard FROM {database}.dougong_buckets WHERE bucket = {BUCKET}").split()[-1]
+    return owner if victim == "source" else next(shard for shard in SHARDS if shard != owner)
 
 
 @contextmanager
@@ -189,12 +210,19 @@ async def _agree(
     for key in KEYS:
         numbers = sorted(number for (counter, _), number in there.items() if counter == key)
         assert numbers == list(range(1, counters.get(key, 0) + 1))
+    guests = await store.store_at(BUCKET).fetch_all("SELECT id FROM guests ORDER BY id")
+    assert [row[0] for row in guests] == sorted(guest for tried in begun for guest in _staying(tried))
     (padding,) = await store.store_at(BUCKET).fetch_all("SELECT count(*) FROM padding")
     assert padding == (PADDING,)
     owner = store.map.places[BUCKET].shard
     for shard in SHARDS:
         held = await _held(store, shard)
-        assert (held == [[], [], []]) == (shard != owner)
+        assert (held == [[], [], [], []]) == (shard != owner)
+
+
+def _staying(begun: set[tuple[int, str]]) -> list[int]:
+    """Guests of one router that came last: each of its writes brought one, and sent one away."""
+    return sorted(guest_of(op) for _, op in begun)[-STAY:]
 
 
 async def _held(store: ShardedStore, shard: str) -> list[list[Row]]:
@@ -203,9 +231,16 @@ async def _held(store: ShardedStore, shard: str) -> list[list[Row]]:
             await opened.fetch_all("SELECT * FROM counters ORDER BY id"),
             await opened.fetch_all("SELECT * FROM raised ORDER BY counter, op"),
             await opened.fetch_all("SELECT * FROM padding ORDER BY id"),
+            await opened.fetch_all("SELECT * FROM guests ORDER BY id"),
         ]
 
     return await store.databases.call(shard, read)
+
+
+async def _triggers(store: ShardedStore, shard: str) -> int:
+    """Of all tables that move."""
+    found = [await store.databases.call(shard, partial(triggers_of, table=table.name)) for table in TABLES]
+    return sum(map(len, found))
 
 
 async def _there_and_back(store: ShardedStore) -> None:
@@ -221,5 +256,6 @@ async def _there_and_back(store: ShardedStore) -> None:
     assert await _held(store, source) == await _held(store, target) == before
     assert (await mover.reverse(BUCKET)).source == source
     assert (await mover.complete(BUCKET)).outcome == "reversed"
+    assert [await _triggers(store, shard) for shard in SHARDS] == [0, 0]
     assert await store.store_at(BUCKET).write(lambda tx: tx.execute("DELETE FROM padding")) == PADDING
     assert await verify(store) == []

@@ -14,6 +14,8 @@ from tests.shard.conftest import Open, add
 from dougong.errors import Conflict, Invalid, NotFound, Unavailable
 from dougong.shard import Layout, Mover, MoveRecord, MoveSettings, ShardedStore, ShardedTable, UniqueIndex, verify
 from dougong.shard.moving.copying import Copier
+from dougong.shard.moving.moves import Moves
+from dougong.shard.moving.phases import Phases
 from dougong.shard.moving.record import Phase, Wish
 from dougong.shard.moving.side import Side
 from dougong.shard.moving.switching import rescue
@@ -184,17 +186,14 @@ async def test_without_notes_changes_would_be_missed(filled: ShardedStore, monke
 async def test_a_cancelled_move_leaves_nothing_behind(filled: ShardedStore, monkeypatch: pytest.MonkeyPatch) -> None:
     before = await rows_in(filled, "db-1")
 
-    async def wished(self: Mover, *_: object) -> MoveRecord:
-        return await self.moves.wish(BUCKET, Wish.CANCEL)
+    switch = Phases.switch
 
-    switch = Mover._switch
-
-    async def cancelled(self: Mover, record: MoveRecord, *rest: object) -> MoveRecord:
-        await wished(self)
+    async def cancelled(self: Phases, record: MoveRecord, *rest: object) -> MoveRecord:
+        await filled.moves.wish(BUCKET, Wish.CANCEL)
         return await switch(self, record, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Mover, "_switch", cancelled)
-    monkeypatch.setattr("dougong.shard.moving.mover._Watch.EVERY_S", 0.0)
+    monkeypatch.setattr(Phases, "switch", cancelled)
+    monkeypatch.setattr("dougong.shard.moving.watch.Watch.EVERY_S", 0.0)
     report = await Mover(filled, settings=QUICK).move(BUCKET, "db-3")
     assert report.outcome == "cancelled"
     assert await rows_in(filled, "db-3") == ([], [])
@@ -206,7 +205,7 @@ async def test_a_cancelled_move_leaves_nothing_behind(filled: ShardedStore, monk
 
 
 async def test_paused_resumed_and_taken_over(filled: ShardedStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dougong.shard.moving.mover._Watch.EVERY_S", 0.0)
+    monkeypatch.setattr("dougong.shard.moving.watch.Watch.EVERY_S", 0.0)
     first, second = Mover(filled, name="first", settings=QUICK), Mover(filled, name="second", settings=QUICK)
     copy = Copier._copy_piece
     pieces = 0
@@ -346,6 +345,29 @@ async def test_a_fence_that_takes_too_long_is_lifted(filled: ShardedStore, monke
     assert (await Mover(filled, settings=QUICK).resume(BUCKET)).outcome == "reversible"
 
 
+async def test_a_switch_whose_answer_was_lost_is_finished(
+    filled: ShardedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the last try, too, and by the mover itself: nobody waits for the bucket who could rescue it."""
+    before = await rows_in(filled, "db-1")
+    switch, lost = Moves.switch, 0
+
+    async def switched(self: Moves, record: MoveRecord) -> MoveRecord:
+        nonlocal lost
+        await switch(self, record)
+        lost += 1
+        raise Unavailable("the answer was lost", code="commit_unknown")
+
+    monkeypatch.setattr(Moves, "switch", switched)
+    settings = msgspec.structs.replace(QUICK, fences_max=1)
+    report = await Mover(filled, settings=settings).move(BUCKET, "db-3")
+    assert (report.outcome, report.source, lost) == ("reversible", "db-3", 1)
+    assert await rows_in(filled, "db-3") == before
+    await is_whole(filled, "db-3")
+    assert (await Mover(filled, settings=settings).reverse(BUCKET)).source == "db-1"
+    await is_whole(filled, "db-1")
+
+
 async def test_a_copy_that_differs_is_not_switched_to(filled: ShardedStore, monkeypatch: pytest.MonkeyPatch) -> None:
     compare = Copier.compare
 
@@ -362,6 +384,21 @@ async def test_a_copy_that_differs_is_not_switched_to(filled: ShardedStore, monk
     assert "tag '7' ?%s" in str(differs.value)
     await is_whole(filled, "db-1")
     assert (await Mover(filled, settings=QUICK).cancel(BUCKET)).outcome == "cancelled"
+
+
+async def test_who_was_given_up_for_dead_raises_no_alarm(filled: ShardedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a later mover has brought up to date differs from what a slow one read before."""
+
+    async def slow(*_: object, **__: object) -> int:
+        await filled.moves.take_over(BUCKET, "another")
+        raise Conflict("it differs", code="copy_differs")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Copier, "compare", slow)
+        with pytest.raises(Conflict) as late:
+            await Mover(filled, settings=QUICK).move(BUCKET, "db-3")
+    assert late.value.code == "move_taken_over"
+    assert (await Mover(filled, settings=QUICK).resume(BUCKET)).outcome == "reversible"
 
 
 async def test_too_many_changes_are_not_fenced(filled: ShardedStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,8 +32,9 @@ from dougong.shard.ids import IdParts, explain_id, is_aligned, pack_id, parse_id
 from dougong.shard.layout import Layout, embedded_layout, load_layout
 from dougong.shard.mapping import MappingRouting
 from dougong.shard.minting import ClockMovedBack, MarkReached, Run
-from dougong.shard.moving.mover import Mover, MoveReport, MoveSettings
+from dougong.shard.moving.mover import Mover, MoveReport
 from dougong.shard.moving.record import MoveRecord
+from dougong.shard.moving.settings import MoveSettings
 from dougong.shard.query import Query, ShardedTable
 from dougong.shard.rebalancing import plan_moves, rebalance
 from dougong.shard.ring import ConsistentHashRouting, hash_bucket

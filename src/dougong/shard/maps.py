@@ -50,6 +50,12 @@ _SCHEMA = [
         _SCHEMA_TABLE.format(text="TEXT"),
         {"mysql": _SCHEMA_TABLE.format(text="MEDIUMTEXT")},
     ),
+    Migration(
+        5,
+        "move_triggers",
+        "CREATE TABLE dougong_move_triggers (shard VARCHAR(100) NOT NULL PRIMARY KEY, number BIGINT NOT NULL,"
+        " state VARCHAR(20) NOT NULL)",
+    ),
 ]
 _HEAD = "SELECT version, routing, cursor_key FROM dougong_bucket_map"
 _PLACES = "SELECT shard, epoch, state FROM dougong_buckets ORDER BY bucket"

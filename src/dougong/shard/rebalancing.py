@@ -26,12 +26,13 @@ async def rebalance(
     `each` is told of every move, and how many are left. What stops half-way is taken up again by calling it again: a
     move that was under way is finished first, wherever it goes.
     """
-    for record in await sharded.moves.all():
-        if record.running:
-            await mover.finish(record.bucket)
-    plan = await plan_moves(sharded, shards)
-    for left, move in zip(range(len(plan) - 1, -1, -1), plan, strict=True):
-        report = await mover.move(move.bucket, move.target, complete=True)
-        if each is not None:
-            each(report, left)
+    async with mover.several():
+        for record in await sharded.moves.all():
+            if record.running:
+                await mover.finish(record.bucket)
+        plan = await plan_moves(sharded, shards)
+        for left, move in zip(range(len(plan) - 1, -1, -1), plan, strict=True):
+            report = await mover.move(move.bucket, move.target, complete=True)
+            if each is not None:
+                each(report, left)
     return len(plan)

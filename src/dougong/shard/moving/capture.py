@@ -1,22 +1,32 @@
 """Which keys of a moving bucket change: noted by triggers, in the transaction that changes them, deletes included.
 
 A note is the key and no more; what the row is by now is read when the note is worked off. So the order of notes does
-not matter, and one that is worked off twice does no harm. Triggers stay once they were made: while a bucket does not
-move they find that out with one look at its owner's row.
+not matter, and one that is worked off twice does no harm. Triggers are there while a move needs them (`triggers`): in
+a bucket that does not move they find that out with one look at its owner's row. The tables of the notes stay, empty.
+
+To make or drop a trigger a server needs its table for itself, and who wants to write waits behind that. So it waits
+only for a moment, and is tried again later.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from zlib import crc32
 
+from dougong.errors import Conflict, Unavailable
 from dougong.shard.buckets import BucketState
-from dougong.shard.moving.shapes import Shape
-from dougong.store import Migration
+from dougong.shard.moving.shapes import EVENTS, Shape, tables_in, trigger_name, triggers_of
+from dougong.store import Migration, Store
 
-__all__ = ["capture_migrations", "capture_owner", "notes_table"]
+__all__ = ["make_notes", "make_triggers", "notes_table", "remove_triggers"]
 
 _SHORT = 40
 _MOVING = BucketState.MOVING.value
+_ROWS = {"insert": ("NEW",), "update": ("OLD", "NEW"), "delete": ("OLD",)}
+_STEPS = len(EVENTS) + 1
+_WAIT_MS = 300
+"""For a table that others use; MySQL counts in seconds, so there it is one."""
+_LOCKED = frozenset({"locked", "statement_timeout"})
 
 
 def notes_table(table: str) -> str:
@@ -26,25 +36,88 @@ def notes_table(table: str) -> str:
     )
 
 
-def capture_owner(shape: Shape) -> str:
-    """Under which name its migrations are recorded."""
-    return f"dougong.shard.notes/{shape.table}"
+async def make_notes(store: Store, shapes: Sequence[Shape]) -> None:
+    """The tables in which notes are taken, where they are missing."""
+    there = await tables_in(store)
+    for shape in shapes:
+        if notes_table(shape.table) in there:  # a connection less
+            continue
+        steps = [Migration(1, "notes", "", {dialect: make(shape) for dialect, make in _TABLES.items()})]
+        await store.migrate(f"dougong.shard.notes/{shape.table}", steps)
 
 
-def capture_migrations(shape: Shape) -> list[Migration]:
-    """The table and the triggers, on every engine."""
+async def make_triggers(store: Store, shapes: Sequence[Shape], number: int) -> bool:
+    """Have notes taken, with triggers of this number; False when the database is beyond it, or somebody dropped them.
+
+    `Unavailable` (code `table_busy`) when somebody holds a table for long.
+    """
+    await make_notes(store, shapes)
+    for shape in shapes:
+        if not await _migrate(store, shape.table, _made(shape, number)):
+            return False
+        expected = {trigger_name(shape.table, event) for event in EVENTS}
+        if not expected <= {name.lower() for name in await triggers_of(store, shape.table)}:
+            return False
+    return True
+
+
+async def remove_triggers(store: Store, tables: Sequence[str], number: int) -> None:
+    """Take those of this number away; where there are later ones, nothing happens. Raises as `make_triggers`."""
+    for table in tables:
+        await _migrate(store, table, [_removed(table, number)])
+
+
+async def _migrate(store: Store, table: str, steps: list[Migration]) -> bool:
+    try:
+        await store.migrate(f"dougong.shard.triggers/{table}", steps)
+    except Conflict as late:
+        if late.code == "migration_out_of_order":
+            return False
+        raise
+    except Unavailable as error:
+        if error.code in _LOCKED:  # not the database's fault, so its breaker must not count it
+            raise Unavailable(
+                f"table {table} of {store.name} is in use by a transaction that does not end, so its triggers cannot be"
+                f" made or dropped; it is tried again ({error})",
+                code="table_busy",
+                retry_after_s=1.0,
+            ) from error
+        raise
+    return True
+
+
+def _made(shape: Shape, number: int) -> list[Migration]:
+    """The steps of a number: first those before are removed, in case nobody did."""
     return [
-        Migration(1, "notes", "", {dialect: make(shape) for dialect, make in _TABLES.items()}),
+        _removed(shape.table, number - 1),
         *(
             Migration(
-                number, f"note_{event}", "", {dialect: make(shape, event, rows) for dialect, make in _TRIGGERS.items()}
+                (number - 1) * _STEPS + at,
+                f"note_{event}",
+                "",
+                {dialect: make(shape, event, _ROWS[event]) for dialect, make in _TRIGGERS.items()},
             )
-            for number, (event, rows) in enumerate(_EVENTS.items(), 2)
+            for at, event in enumerate(EVENTS, 2)
         ),
     ]
 
 
-_EVENTS = {"insert": ("NEW",), "update": ("OLD", "NEW"), "delete": ("OLD",)}
+def _removed(table: str, number: int) -> Migration:
+    names = [trigger_name(table, event) for event in EVENTS]
+    drops = {
+        "sqlite": [f"DROP TRIGGER IF EXISTS {name};" for name in names],
+        "mysql": [_MYSQL_WAIT, *(f"{_MARIADB_WAIT} DROP TRIGGER IF EXISTS {name};" for name in names)],
+        "postgresql": [
+            _POSTGRESQL_WAIT,
+            *(f"DROP TRIGGER IF EXISTS {name} ON {table}; DROP FUNCTION IF EXISTS {name}();" for name in names),
+        ],
+    }
+    return Migration(number * _STEPS + 1, "no_notes", "", {dialect: " ".join(drop) for dialect, drop in drops.items()})
+
+
+_MYSQL_WAIT = "SET SESSION lock_wait_timeout = 1;"
+_MARIADB_WAIT = f"/*M! SET STATEMENT max_statement_time = {_WAIT_MS / 1000} FOR */"
+_POSTGRESQL_WAIT = f"SET LOCAL lock_timeout = {_WAIT_MS};"
 
 
 def _columns(shape: Shape, row: str = "") -> str:
@@ -86,29 +159,26 @@ def _note(shape: Shape, rows: tuple[str, ...]) -> str:
     return f"INSERT INTO {notes_table(shape.table)} (dougong_bucket, {_columns(shape)}) {looks}"
 
 
-def _trigger(shape: Shape, event: str) -> str:
-    return f"dougong_{event}_{crc32(shape.table.encode()):08x}"
-
-
 def _sqlite_trigger(shape: Shape, event: str, rows: tuple[str, ...]) -> str:
     return (
-        f"CREATE TRIGGER {_trigger(shape, event)} AFTER {event.upper()} ON {shape.table}"
+        f"CREATE TRIGGER {trigger_name(shape.table, event)} AFTER {event.upper()} ON {shape.table}"
         f" BEGIN {_note(shape, rows)}; END"
     )
 
 
 def _mysql_trigger(shape: Shape, event: str, rows: tuple[str, ...]) -> str:
     return (
-        f"CREATE TRIGGER {_trigger(shape, event)} AFTER {event.upper()} ON {shape.table} FOR EACH ROW"
+        f"{_MYSQL_WAIT} {_MARIADB_WAIT}"
+        f" CREATE TRIGGER {trigger_name(shape.table, event)} AFTER {event.upper()} ON {shape.table} FOR EACH ROW"
         f" {_note(shape, rows)}"
     )
 
 
 def _postgresql_trigger(shape: Shape, event: str, rows: tuple[str, ...]) -> str:
-    name = _trigger(shape, event)
+    name = trigger_name(shape.table, event)
     return (
-        f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $note$ BEGIN {_note(shape, rows)};"
-        f" RETURN NULL; END $note$;"
+        f"{_POSTGRESQL_WAIT} CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $note$"
+        f" BEGIN {_note(shape, rows)}; RETURN NULL; END $note$;"
         f" CREATE TRIGGER {name} AFTER {event.upper()} ON {shape.table} FOR EACH ROW EXECUTE FUNCTION {name}();"
     )
 

@@ -60,6 +60,10 @@ class Moves:
         row = await self._metadata.fetch_one(f"{_READ} WHERE bucket = ?", (bucket,))
         return _record(row) if row is not None else None
 
+    async def still(self, record: MoveRecord) -> None:
+        """`TakenOver` when the record is not the present one any more."""
+        await self._metadata.read(lambda tx: self.require(tx, record))
+
     async def begin(self, bucket: int, target: str, mover: str) -> MoveRecord:
         """A new move from where the bucket is, or the one to this target that is under way.
 
@@ -130,7 +134,7 @@ class Moves:
         """On to another phase; `TakenOver` when the record is not the present one any more."""
 
         async def unit(tx: Tx) -> MoveRecord:
-            now = await self._mine(tx, record)
+            now = await self.require(tx, record)
             after = msgspec.structs.replace(
                 now,
                 phase=phase,
@@ -147,7 +151,7 @@ class Moves:
         """The commit point: the map names the target, under the next epoch, and the two change their roles."""
 
         async def unit(tx: Tx) -> MoveRecord:
-            now = await self._mine(tx, record)
+            now = await self.require(tx, record)
             before, after = Place(now.source, now.epoch), Place(now.target, now.epoch + 1)
             await self._maps.change_within(tx, now.bucket, before, after)
             switched = msgspec.structs.replace(
@@ -184,7 +188,8 @@ class Moves:
 
         return await self._metadata.write(unit)
 
-    async def _mine(self, tx: Tx, record: MoveRecord) -> MoveRecord:
+    async def require(self, tx: Tx, record: MoveRecord) -> MoveRecord:
+        """Within a unit: the record, `TakenOver` when it is not the present one any more."""
         now = await self._get(tx, record.bucket)
         if now is None or (now.token, now.phase) != (record.token, record.phase):
             raise TakenOver(record.bucket)

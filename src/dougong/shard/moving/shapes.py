@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from typing import cast
+from zlib import crc32
 
 import msgspec
 
 from dougong.errors import Invalid
 from dougong.store import Row, Store
 
-__all__ = ["Shape", "check_alike", "read_shapes"]
+__all__ = ["EVENTS", "Shape", "check_alike", "read_shapes", "tables_in", "trigger_name", "triggers_of"]
 
+EVENTS = ("insert", "update", "delete")
 _BUCKET_SQL = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)((?: % 128)?)")
 
 # Each: rows that say of one table (its name is the parameter) what the comment says.
@@ -83,7 +85,7 @@ async def read_shapes(store: Store, tables: Mapping[str, str], *, leave: Collect
     `Invalid` (code `cannot_move`), saying all that is wrong at once. `leave`: tables without buckets.
     """
     wrong: list[str] = []
-    there = {cast(str, row[0]) for row in await store.fetch_all(_TABLES[store.dialect])}
+    there = await tables_in(store)
     unsaid = sorted(
         name for name in there if name not in tables and name not in leave and not name.startswith("dougong_")
     )
@@ -103,6 +105,21 @@ async def read_shapes(store: Store, tables: Mapping[str, str], *, leave: Collect
     if wrong:
         raise Invalid(f"database {store.name} cannot take part in a move: {'; '.join(wrong)}", code="cannot_move")
     return shapes
+
+
+def trigger_name(table: str, event: str) -> str:
+    """Of the trigger that notes which keys change."""
+    return f"dougong_{event}_{crc32(table.encode()):08x}"
+
+
+async def tables_in(store: Store) -> set[str]:
+    """Names of all tables there are."""
+    return {cast(str, row[0]) for row in await store.fetch_all(_TABLES[store.dialect])}
+
+
+async def triggers_of(store: Store, table: str) -> list[str]:
+    """Names of the triggers a table has."""
+    return [str(row[0]) for row in await _ask(store, _TRIGGERS[store.dialect], table)]
 
 
 def check_alike(source: Store, target: Store, here: list[Shape], there: list[Shape]) -> None:
@@ -142,10 +159,11 @@ async def _shape(store: Store, table: str, bucket_sql: str, wrong: list[str]) ->
         f"table {table} has a foreign key to {row[0]!s}, whose rows may come later"
         for row in await _ask(store, _FOREIGN[dialect], table)
     ]
+    ours = {trigger_name(table, event) for event in EVENTS}
     wrong += [
-        f"trigger {row[0]!s} of table {table} would run for rows that are only copied"
-        for row in await _ask(store, _TRIGGERS[dialect], table)
-        if not str(row[0]).startswith("dougong_")
+        f"trigger {name} of table {table} would run for rows that are only copied"
+        for name in await triggers_of(store, table)
+        if name.lower() not in ours
     ]
     if len(wrong) > before or match is None:
         return None
