@@ -507,7 +507,7 @@ async def test_an_entity_of_another_table_is_refused(users: DAO[User, int]) -> N
 
 @pytest.mark.parametrize("dialect", ["sqlite", "mysql", "postgresql"])
 def test_every_dialect_renders_with_the_same_parameters(dialect: str) -> None:
-    from dougong.dao._entity import shape_of
+    from dougong.dao._shape import shape_of
 
     sql = Statements(shape_of(User), dialect)
     assert sql.insert.count("?") == 5
@@ -522,7 +522,7 @@ def test_every_dialect_renders_with_the_same_parameters(dialect: str) -> None:
 async def test_sql_is_rendered_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     users: DAO[User, int] = DAO(User, store)
     await users.find(AGE.at_least(1), order=[EMAIL.descending])
-    monkeypatch.setattr(Statements, "_text", None)
+    monkeypatch.setattr(Statements, "_column", None)
     for i in range(3):
         again: DAO[User, int] = DAO(User, store)
         await again.create(User(i, str(i)))

@@ -15,15 +15,13 @@ import types
 import typing
 import uuid
 from collections.abc import Callable
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
-import sqlalchemy as sa
-from sqlalchemy.dialects import mysql
 
 from dougong.store import Value
 
-__all__ = ["Column", "column_for"]
+__all__ = ["Column", "SqlType", "column_for"]
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MICROSECOND = dt.timedelta(microseconds=1)
@@ -31,7 +29,6 @@ _WHOLE_MAX = 2**63 - 1
 
 TEXT_MAX = 255
 """Characters in a `str`, unless `Annotated[str, msgspec.Meta(max_length=...)]` says otherwise."""
-_VARCHAR_MAX = 4000  # characters; longer ones are MEDIUMTEXT on MySQL, where a row has room for 65,535 bytes in all
 _DECIMAL_MAX = 80
 _ENUM_MAX = 100
 
@@ -39,12 +36,20 @@ Store = Callable[[Any], Value]
 Load = Callable[[Any], object]
 
 
+class SqlType(msgspec.Struct, frozen=True):
+    """What to call a column's type in SQL; `_create` writes it for each engine."""
+
+    kind: Literal["whole", "real", "bytes", "truth", "text"]
+    characters: int = 0
+    """Of text: at most so many; 0 for as much as there is room for."""
+
+
 class Column(msgspec.Struct, frozen=True):
     """One field as a column."""
 
     name: str
     nullable: bool
-    sql: sa.types.TypeEngine[Any]
+    sql: SqlType
     held: type
     """What the database holds: int, float, str or bytes."""
     store: Store
@@ -56,7 +61,7 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class _Kind(typing.NamedTuple):
-    sql: sa.types.TypeEngine[Any]
+    sql: SqlType
     held: type
     store: Store
     load: Load | None = None
@@ -149,24 +154,16 @@ def _decimal(value: Any) -> Value:
     return held
 
 
-def _characters(most: int, *, long: bool = False) -> sa.types.TypeEngine[Any]:
-    """Text that the database sorts by code points, as Python does: pages and merges rely on it."""
-    if long or most > _VARCHAR_MAX:
-        plain: sa.types.TypeEngine[Any] = sa.Text()
-        return plain.with_variant(mysql.MEDIUMTEXT(), "mysql").with_variant(sa.Text(collation="C"), "postgresql")
-    return sa.String(most).with_variant(sa.String(most, collation="C"), "postgresql")
-
-
-_BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+_WHOLE = SqlType("whole")
 _KINDS: dict[type, _Kind] = {
-    int: _Kind(_BIG, int, _whole),
-    float: _Kind(sa.Double(), float, _real),
-    bytes: _Kind(sa.LargeBinary().with_variant(mysql.MEDIUMBLOB(), "mysql"), bytes, _bytes),
-    bool: _Kind(sa.SmallInteger(), int, _truth, bool),
-    dt.datetime: _Kind(_BIG, int, _time_to_us, _us_to_time),
-    dt.date: _Kind(_characters(10), str, _day, dt.date.fromisoformat),
-    decimal.Decimal: _Kind(_characters(_DECIMAL_MAX), str, _decimal, decimal.Decimal, ordered=False),
-    uuid.UUID: _Kind(_characters(36), str, _uuid, uuid.UUID),
+    int: _Kind(_WHOLE, int, _whole),
+    float: _Kind(SqlType("real"), float, _real),
+    bytes: _Kind(SqlType("bytes"), bytes, _bytes),
+    bool: _Kind(SqlType("truth"), int, _truth, bool),
+    dt.datetime: _Kind(_WHOLE, int, _time_to_us, _us_to_time),
+    dt.date: _Kind(SqlType("text", 10), str, _day, dt.date.fromisoformat),
+    decimal.Decimal: _Kind(SqlType("text", _DECIMAL_MAX), str, _decimal, decimal.Decimal, ordered=False),
+    uuid.UUID: _Kind(SqlType("text", 36), str, _uuid, uuid.UUID),
 }
 
 
@@ -190,7 +187,7 @@ def _kind(where: str, bare: object, text_max: int) -> _Kind | None:
     if not isinstance(origin, type):
         return None
     if origin is str:
-        return _Kind(_characters(text_max), str, _text(text_max))
+        return _Kind(SqlType("text", text_max), str, _text(text_max))
     if origin in _KINDS:
         return _KINDS[origin]
     if issubclass(origin, enum.Enum):
@@ -203,9 +200,9 @@ def _kind(where: str, bare: object, text_max: int) -> _Kind | None:
 def _enum(where: str, kind: type[enum.Enum]) -> _Kind:
     held = {type(member.value) for member in kind}
     if held == {int}:
-        return _Kind(_BIG, int, _member(kind), kind)
+        return _Kind(_WHOLE, int, _member(kind), kind)
     if held == {str} and all(len(member.value) <= _ENUM_MAX for member in kind):
-        return _Kind(_characters(_ENUM_MAX), str, _member(kind), kind)
+        return _Kind(SqlType("text", _ENUM_MAX), str, _member(kind), kind)
     raise TypeError(f"{where}: the values of {kind.__name__} must be all int, or all str of {_ENUM_MAX} characters")
 
 
@@ -227,7 +224,7 @@ def _json(kind: Any, origin: type) -> _Kind:
             raise TypeError(f"it takes {origin.__name__}, not {type(value).__name__}")
         return msgspec.json.encode(value, order="sorted").decode()
 
-    return _Kind(_characters(0, long=True), str, to_json, decoder.decode, ordered=False)
+    return _Kind(SqlType("text"), str, to_json, decoder.decode, ordered=False)
 
 
 def _or_none(function: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -9,11 +9,12 @@ from typing import Any, Generic, cast
 import msgspec
 from typing_extensions import TypeVar
 
-from dougong.dao._databases import Databases, Divided
-from dougong.dao._entity import Entity, Shape, shape_of
-from dougong.dao._page import Page, decode_cursor, encode_cursor
+from dougong.dao._databases import OWNED, Databases, Divided
+from dougong.dao._entity import Entity
+from dougong.dao._page import Directions, Page, decode_cursor, encode_cursor, keyset_parameters
 from dougong.dao._rows import Rows
-from dougong.dao._statements import OWNED, Directions, Statements, keyset_parameters
+from dougong.dao._shape import Shape, shape_of
+from dougong.dao._statements import Statements
 from dougong.dao._where import Condition, Order, column_named, padded, parse, to_value
 from dougong.errors import Conflict, Invalid, NotFound
 from dougong.store import Row, Store, Tx, Value
@@ -49,7 +50,7 @@ class DAO(Generic[T, ID]):
         self._only: Store | None = None
         self._many: Databases | None = None
         if getattr(store, "divided", None) is not None:
-            self._many = cast(Divided, store).divided(shape.table.name, shape.key.name, bucket)
+            self._many = cast(Divided, store).divided(shape.table, shape.key.name, bucket)
         else:
             self._only = cast(Store, store)
         known = _statements.get((entity, store.dialect))
@@ -148,7 +149,7 @@ class DAO(Generic[T, ID]):
         if not 1 <= limit <= PAGE_MAX:
             raise self._invalid(f"limit must be 1 to {PAGE_MAX}, not {limit}", "bad_limit")
         total = self._total_order(order)
-        words = [str(self._shape.table.name), *(("-" if down else "") + name for name, down in total)]
+        words = [self._shape.table, *(("-" if down else "") + name for name, down in total)]
         parts, parameters = parse(self._entity, self._shape, where)
         if after is not None:
             held = [self._shape.by_name[name].held for name, _ in total]
@@ -220,7 +221,7 @@ class DAO(Generic[T, ID]):
                 code="stale_version",
                 entity=self._shape.name,
                 field=version.name,
-                constraint=f"{self._shape.table.name}.{version.name}",
+                constraint=f"{self._shape.table}.{version.name}",
             )
 
         await self._write(key, tx, unit)

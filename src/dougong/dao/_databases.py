@@ -7,9 +7,12 @@ from typing import Protocol, TypeVar
 
 from dougong.store import Store, Tx, Value
 
-__all__ = ["Databases", "Divided"]
+__all__ = ["OWNED", "Databases", "Divided"]
 
 R = TypeVar("R")
+
+OWNED = "{owned}"
+"""Stands in SQL where the buckets of the database that is asked are listed."""
 
 
 class Divided(Protocol):

@@ -10,9 +10,12 @@ import msgspec
 from dougong.errors import Invalid
 from dougong.store import Value
 
-__all__ = ["Page", "decode_cursor", "encode_cursor"]
+__all__ = ["Directions", "Page", "decode_cursor", "encode_cursor", "keyset_parameters"]
 
 T = TypeVar("T")
+
+Directions = tuple[tuple[str, bool], ...]
+"""Column and whether it descends, the key last."""
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True):
@@ -53,3 +56,10 @@ def _fits(value: Value) -> bool:
 
 def _bad(what: str) -> Invalid:
     return Invalid(f"the cursor {what}; start from the first page", code="bad_cursor")
+
+
+def keyset_parameters(order: Directions, values: list[Any]) -> list[Any]:
+    """The parameters of `Statements.find` for one row's values."""
+    if len({down for _, down in order}) == 1:
+        return values
+    return [value for place in range(len(order)) for value in values[: place + 1]]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import msgspec
 
-from dougong.dao._entity import Entity, Shape
+from dougong.dao._entity import Entity
 from dougong.dao._where import to_value
 from dougong.errors import Internal
 from dougong.store import Row, Value
+
+if TYPE_CHECKING:
+    from dougong.dao._shape import Shape
 
 __all__ = ["Rows"]
 

@@ -1,158 +1,124 @@
-"""SQL text for one entity on one dialect, rendered by SQLAlchemy Core once per shape and kept.
+"""SQL text for one entity on one dialect, written once per shape and kept.
 
-Rendering costs hundreds of microseconds, running the text a few. What shapes the text (columns, operators, how many
-values) is the cache's key; values only ever travel as parameters.
+What shapes the text (columns, operators, how many values) is the cache's key; values only ever travel as parameters.
+Names are an entity's (`shape_of` lets only letters, digits and `_` through) and always quoted, operators come from a
+table. That is all the SQL there is here: a library that writes any would cost each process 11 MB.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any
 
-import sqlalchemy as sa
-from sqlalchemy.dialects import mysql, postgresql, sqlite
-from sqlalchemy.schema import CreateTable
+from dougong.dao._databases import OWNED
+from dougong.dao._page import Directions
+from dougong.dao._shape import Shape
+from dougong.dao._where import Part
 
-from dougong.dao._entity import Entity, Shape, shape_of
-from dougong.dao._where import Part, parameter, render
-from dougong.store import Migration
-
-__all__ = ["OWNED", "Directions", "Statements", "create_table_sql", "create_tables", "keyset_parameters"]
-
-Directions = tuple[tuple[str, bool], ...]
-"""Column and whether it descends, the key last."""
+__all__ = ["DIALECTS", "Statements"]
 
 KEPT_MAX = 1000
-OWNED = "{owned}"
-"""Stands in the text where the buckets of the database that is asked are listed."""
-
-DIALECTS: dict[str, Callable[..., sa.Dialect]] = {
-    "sqlite": sqlite.dialect,
-    "mysql": mysql.dialect,
-    "postgresql": postgresql.dialect,
-}
-# Each server reads its own comment. Elsewhere blanks at the end of text do not count: "a" would equal "a ".
-_BY_CODE_POINTS = " /*M! COLLATE utf8mb4_nopad_bin */ /*!80017 COLLATE utf8mb4_0900_bin */"
-
-
-def _dialect(name: str) -> sa.Dialect:
-    # All three take `?` here: the store's protocol speaks qmark, and each engine's adapter passes it on.
-    if name not in DIALECTS:
-        raise TypeError(f"no SQL dialect {name!r}; there are {', '.join(DIALECTS)}")
-    return DIALECTS[name](paramstyle="qmark")
-
-
-def create_table_sql(entity: type[Entity], dialect: str = "sqlite") -> str:
-    """`CREATE TABLE ...` for an entity: the draft of its first migration."""
-    sql = str(CreateTable(shape_of(entity).table).compile(dialect=_dialect(dialect))).strip()
-    return sql + _BY_CODE_POINTS if dialect == "mysql" else sql
-
-
-def create_tables(number: int, name: str, *entities: type[Entity]) -> Migration:
-    """The migration that makes the entities' tables, on any engine.
-
-    It says what the classes say now. Before a class with a table in use changes, write down what this gave
-    (`create_table_sql`) and add a migration with the `ALTER TABLE`; the store refuses a step that was changed later.
-    """
-    return Migration(
-        number,
-        name,
-        "",
-        {dialect: ";\n\n".join(create_table_sql(entity, dialect) for entity in entities) for dialect in DIALECTS},
-    )
+# SQLite takes "name" for text when there is no such column; `name` never.
+_QUOTES = {"sqlite": "`", "mysql": "`", "postgresql": '"'}
+DIALECTS = tuple(_QUOTES)
+_COMPARISONS = frozenset({"=", "!=", ">=", "<=", ">", "<"})
+_NOTHING = "0 = 1"
 
 
 class Statements:
-    """The statements of one entity on one dialect."""
+    """The statements of one entity on one dialect. TypeError for a dialect that is none."""
 
     def __init__(self, shape: Shape, dialect: str) -> None:
-        self._shape = shape
-        self._table = shape.table
-        self._key: sa.Column[Any] = shape.table.c[shape.key.name]
-        self._dialect = _dialect(dialect)
+        if dialect not in _QUOTES:
+            raise TypeError(f"no SQL dialect {dialect!r}; there are {', '.join(DIALECTS)}")
+        self._quote = _QUOTES[dialect]
         self._kept: dict[Hashable, str] = {}
-        table, key = self._table, self._key
-        everything = {column.name: parameter() for column in shape.columns}
-        others: dict[str, Any] = {column.name: parameter() for column in shape.columns if column is not shape.key}
-        self.insert = self._text(table.insert().values(everything))
-        self.get = self._text(table.select().where(key == parameter()))
-        self.delete = self._text(table.delete().where(key == parameter()))
-        self.exists = self._text(sa.select(sa.literal_column("1")).select_from(table).where(key == parameter()))
-        update = table.update().where(key == parameter())
-        version = table.c[shape.version.name] if shape.version is not None else None
-        self.overwrite = self._text(update.values(others or everything))
+        names = [column.name for column in shape.columns]
+        others = [name for name in names if name != shape.key.name]
+        table = self._table = self._quoted(shape.table)
+        key = self._key = f"{self._column(shape.key.name)} = ?"
+        columns = ", ".join(map(self._quoted, names))
+        self._select = f"SELECT {', '.join(map(self._column, names))} FROM {table}"  # noqa: S608 (an entity's names)
+        self.insert = f"INSERT INTO {table} ({columns}) VALUES ({_marks(len(names))})"  # noqa: S608 (as above)
+        self.get = f"{self._select} WHERE {key}"
+        self.delete = f"DELETE FROM {table} WHERE {key}"  # noqa: S608 (as above)
+        self.exists = f"SELECT 1 FROM {table} WHERE {key}"  # noqa: S608 (as above)
+        version = shape.version.name if shape.version is not None else ""
+        sets = [f"{self._quoted(name)} = ?" for name in others or names]
+        self.update = f"UPDATE {table} SET {', '.join(sets)} WHERE {key}"  # noqa: S608 (as above)
+        self.overwrite = self.update
         """As `update`, but whatever the version, which is counted up."""
-        self.update = self.overwrite
-        if version is not None:
-            self.update = self._text(update.values(others).where(version == parameter()))
-            counted = {**others, version.name: version + sa.literal_column("1")}
-            self.overwrite = self._text(update.values(counted))
+        if version:
+            self.update += f" AND {self._column(version)} = ?"
+            sets[others.index(version)] = f"{self._quoted(version)} = {self._column(version)} + 1"
+            self.overwrite = f"UPDATE {table} SET {', '.join(sets)} WHERE {key}"  # noqa: S608 (as above)
+        self._key_name = shape.key.name
 
     def get_many(self, count: int) -> str:
         return self._keep(
-            ("get_many", count),
-            lambda: self._table.select().where(self._key.in_([parameter() for _ in range(count)])),
+            ("get_many", count), lambda: f"{self._select} WHERE {self._condition(self._key_name, 'in', count)}"
         )
 
     def count(self, parts: tuple[Part, ...], *, owned: str = "") -> str:
         """`owned`: SQL of a row's bucket, to count the database's own rows only (see `OWNED`)."""
-
-        def make() -> sa.Select[Any]:
-            query = sa.select(sa.func.count()).select_from(self._table)
-            return query.where(*render(self._shape, parts), *_of_own(owned))
-
-        return self._keep(("count", parts, owned), make)
+        return self._keep(
+            ("count", parts, owned),
+            lambda: f"SELECT count(*) FROM {self._table}" + self._where(parts, owned),  # noqa: S608 (as above)
+        )
 
     def find(self, parts: tuple[Part, ...], order: Directions, *, after: bool, owned: str = "") -> str:
         """Parameters: those of the conditions, those of `after` (see `keyset_parameters`), the limit."""
 
-        def make() -> sa.Select[Any]:
-            query = self._table.select().where(*render(self._shape, parts), *_of_own(owned))
-            if after:
-                query = query.where(self._behind(order))
-            columns = self._table.c
-            query = query.order_by(*(columns[name].desc() if down else columns[name].asc() for name, down in order))
-            # The offset is said as text: SQLite's dialect would add a parameter for the 0.
-            return query.limit(parameter()).offset(sa.literal_column("0"))
+        def make() -> str:
+            where = self._where(parts, owned, *([self._behind(order)] if after else []))
+            ordered = ", ".join(self._column(name) + (" DESC" if down else " ASC") for name, down in order)
+            return f"{self._select}{where} ORDER BY {ordered} LIMIT ?"
 
         return self._keep(("find", parts, order, after, owned), make)
 
-    def _behind(self, order: Directions) -> sa.ColumnElement[bool]:
-        """What comes after a row in `order`: (a, b) > (?, ?), written out where directions differ."""
-        columns = [self._table.c[name] for name, _ in order]
-        directions = {down for _, down in order}
-        if len(directions) == 1:
-            row, values = sa.tuple_(*columns), sa.tuple_(*(parameter() for _ in columns))
-            behind: sa.ColumnElement[bool] = row < values if directions == {True} else row > values
-            return behind
-        return sa.or_(
-            *(
-                sa.and_(
-                    *(columns[before] == parameter() for before in range(place)),
-                    columns[place] < parameter() if order[place][1] else columns[place] > parameter(),
-                )
-                for place in range(len(order))
-            )
-        )
+    def _where(self, parts: tuple[Part, ...], owned: str, *more: str) -> str:
+        conditions = [self._condition(*part) for part in parts]
+        if owned:
+            conditions.append(f"{owned} IN ({OWNED})")
+        conditions += more
+        return f" WHERE {' AND '.join(conditions)}" if conditions else ""
 
-    def _keep(self, shape: Hashable, make: Callable[[], sa.Executable]) -> str:
+    def _condition(self, name: str, operator: str, count: int) -> str:
+        column = self._column(name)
+        if operator == "null":
+            return f"{column} IS NULL"
+        if operator == "not null":
+            return f"{column} IS NOT NULL"
+        if operator == "in":
+            return f"{column} IN ({_marks(count)})" if count else _NOTHING
+        assert operator in _COMPARISONS, operator
+        return f"{column} {operator} ?"
+
+    def _behind(self, order: Directions) -> str:
+        """What comes after a row in `order`: (a, b) > (?, ?), written out where directions differ."""
+        columns = [self._column(name) for name, _ in order]
+        signs = ["<" if down else ">" for _, down in order]
+        if len(set(signs)) == 1:
+            return f"({', '.join(columns)}) {signs[0]} ({_marks(len(columns))})"
+        ways = (
+            " AND ".join([*(f"{column} = ?" for column in columns[:place]), f"{columns[place]} {signs[place]} ?"])
+            for place in range(len(columns))
+        )
+        return f"({' OR '.join(f'({way})' for way in ways)})"
+
+    def _quoted(self, name: str) -> str:
+        return f"{self._quote}{name}{self._quote}"
+
+    def _column(self, name: str) -> str:
+        return f"{self._table}.{self._quoted(name)}"
+
+    def _keep(self, shape: Hashable, make: Callable[[], str]) -> str:
         text = self._kept.get(shape)
         if text is None:
             if len(self._kept) >= KEPT_MAX:
                 self._kept.clear()
-            text = self._kept[shape] = self._text(make())
+            text = self._kept[shape] = make()
         return text
 
-    def _text(self, statement: Any) -> str:
-        return str(statement.compile(dialect=self._dialect, compile_kwargs={"render_postcompile": True}))
 
-
-def _of_own(bucket_sql: str) -> list[sa.ColumnElement[bool]]:
-    return [sa.literal_column(f"{bucket_sql} IN ({OWNED})", sa.Boolean)] if bucket_sql else []
-
-
-def keyset_parameters(order: Directions, values: list[Any]) -> list[Any]:
-    """The parameters of `_behind` for one row's values."""
-    if len({down for _, down in order}) == 1:
-        return values
-    return [value for place in range(len(order)) for value in values[: place + 1]]
+def _marks(count: int) -> str:
+    return ", ".join("?" * count)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterable, Sequence
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 import msgspec
-import sqlalchemy as sa
 
-from dougong.dao._columns import Column
-from dougong.dao._entity import Entity, Shape
+from dougong.dao._entity import Entity
 from dougong.errors import Invalid
 from dougong.store import Value
 
-__all__ = ["ColumnOf", "Condition", "Order", "Part", "column", "padded", "parameter", "parse", "render", "to_value"]
+if TYPE_CHECKING:
+    from dougong.dao._columns import Column
+    from dougong.dao._shape import Shape
+
+__all__ = ["ColumnOf", "Condition", "Order", "Part", "column", "column_named", "padded", "parse", "to_value"]
 
 V = TypeVar("V")
 
@@ -160,27 +162,6 @@ def padded(values: list[Value]) -> list[Value]:
         return values
     size = 1 << (len(values) - 1).bit_length()
     return values + values[-1:] * (size - len(values))
-
-
-def render(shape: Shape, parts: tuple[Part, ...]) -> list[sa.ColumnElement[bool]]:
-    """The conditions as SQLAlchemy expressions with nameless parameters, in order."""
-    return [_expression(shape.table.c[name], operator, count) for name, operator, count in parts]
-
-
-def _expression(column: sa.Column[Any], operator: str, count: int) -> sa.ColumnElement[bool]:
-    if operator == "null":
-        return column.is_(None)
-    if operator == "not null":
-        return column.is_not(None)
-    if operator == "in":
-        return column.in_([parameter() for _ in range(count)]) if count else sa.false()
-    made: sa.ColumnElement[bool] = column.op(operator, is_comparison=True)(parameter())
-    return made
-
-
-def parameter() -> sa.BindParameter[Any]:
-    """One more `?`. Its SQL type is nobody's business: values arrive converted."""
-    return sa.bindparam(None, required=True, unique=True, type_=sa.types.NullType())
 
 
 def column_named(entity: type[Entity], shape: Shape, asked: Condition | Order) -> Column:
