@@ -25,7 +25,7 @@ from dougong.tcc import (
 from dougong.tcc.wire import BranchReply, Forget, Forgotten, Settle, TryBatch
 
 QUICK = CoordinatorSettings(
-    try_timeout_s=0.5,
+    try_timeout_s=3.0,
     grace_s=0.1,
     settle_timeout_s=0.5,
     scan_every_s=0.02,

@@ -335,9 +335,9 @@ async def test_an_operator_cancels_what_is_undecided_only(
         run = asyncio.create_task(coordinator.run([one(2)], begin=placing(2)))
         await is_(books, 2, TransactionState.TRYING)
         await coordinator.operator.cancel(2)
+        switch.hangs = False  # for its cancel; its try goes on hanging
         outcome = (await run)[0]  # the run's own decision came too late
         assert (outcome.accepted, outcome.code) == (False, "cancelled")
-        switch.hangs = False
         await is_(books, 2, TransactionState.CANCELLED)
         assert await orders(books) == {2: "cancelled"}
     assert await stock(shelf_store) == (9, 0, 1)

@@ -28,7 +28,8 @@ async def test_one_that_hangs_is_left_alone(
 ) -> None:
     hanging = Switch(purse)
     hanging.hangs = True
-    async with coordinating(books, {Shelf.service: shelf, Purse.service: hanging}, PATIENT) as coordinator:
+    settings = msgspec.structs.replace(PATIENT, try_timeout_s=1.0)  # the other one has to answer within it
+    async with coordinating(books, {Shelf.service: shelf, Purse.service: hanging}, settings) as coordinator:
         for i in (1, 2, 3):
             assert (await coordinator.run([both(i)]))[0].code == "unavailable"
         tries = [call for call, _ in hanging.calls].count("try")

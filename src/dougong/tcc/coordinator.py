@@ -92,6 +92,7 @@ class Coordinator:
             schedule=settings.retry,
             max_batch=settings.max_batch,
             calls_in_flight=settings.calls_in_flight,
+            gather_s=settings.settle_gather_s,
             timeout_s=settings.settle_timeout_s,
             lease_s=settings.lease_s,
         )

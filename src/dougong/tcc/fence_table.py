@@ -16,10 +16,10 @@ import msgspec
 
 from dougong.errors import Conflict
 from dougong.shard import BUCKETS
-from dougong.store import Row, Tx, Value
+from dougong.store import Row, Tx, Value, execute_with, fetch_with
 from dougong.tcc._protocol import BranchState
 from dougong.tcc.fence import FenceRow
-from dougong.tcc.id_lists import execute_with_ids, fetch_with_ids, ids_json, spread
+from dougong.tcc.ids import ids_json, spread
 
 __all__ = ["FORGET_ROWS", "FenceTable", "ShardedFenceTable", "scope_number"]
 
@@ -82,7 +82,7 @@ class FenceTable:
                 wanted = set(ids)
                 rows = [row for row in rows if row[0] in wanted]
         if rows is None:
-            rows = await fetch_with_ids(tx, self._read, ids, (scope,))
+            rows = await fetch_with(tx, self._read, ids, (scope,))
         return {row[0]: row[1:] for row in rows}  # type: ignore[misc]
 
     async def insert(
@@ -120,7 +120,7 @@ class FenceTable:
                 (int(to), scope, low, high),
             )
         else:
-            changed = await execute_with_ids(tx, self._settle, ids, (int(to), scope))
+            changed = await execute_with(tx, self._settle, ids, (int(to), scope))
         if changed != len(ids):
             raise Conflict(f"{len(ids) - changed} of {len(ids)} branches changed under this call", code="fence_changed")
 
@@ -150,7 +150,7 @@ class FenceTable:
             done += 1
             if len(drop) >= FORGET_ROWS:
                 break
-        await execute_with_ids(tx, self._delete, drop, (scope,))
+        await execute_with(tx, self._delete, drop, (scope,))
         if files:
             await tx.execute_many(
                 "DELETE FROM dougong_fence_pages WHERE scope = ? AND sent_us = ? AND first_id = ?", files

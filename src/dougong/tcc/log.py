@@ -12,10 +12,10 @@ from typing import cast
 import msgspec
 
 from dougong.errors import Conflict, Invalid
-from dougong.store import Tx, Value
+from dougong.store import Tx, Value, execute_with, fetch_with
 from dougong.tcc._protocol import TransactionState
 from dougong.tcc.fence_table import FORGET_ROWS
-from dougong.tcc.id_lists import execute_with_ids, fetch_with_ids, ids_json, spread
+from dougong.tcc.ids import ids_json, spread
 from dougong.tcc.transaction import Decision
 
 __all__ = ["CLAIM_ROWS", "NEVER_US", "BranchSets", "Log", "LogRow", "NewRow"]
@@ -117,12 +117,12 @@ class Log:
 
     async def rows(self, tx: Tx, ids: Sequence[int]) -> dict[int, LogRow]:
         """The transactions there are, by id."""
-        rows = await fetch_with_ids(tx, f"SELECT {_COLUMNS} FROM dougong_transactions WHERE id IN ({{ids}})", ids)  # noqa: S608
+        rows = await fetch_with(tx, f"SELECT {_COLUMNS} FROM dougong_transactions WHERE id IN ({{ids}})", ids)  # noqa: S608
         return {cast(int, row[0]): _row(row) for row in rows}
 
     async def decided(self, tx: Tx, ids: Sequence[int]) -> dict[int, LogRow]:
         """Of these, those that are decided and not over: somebody has still to be told."""
-        rows = await fetch_with_ids(
+        rows = await fetch_with(
             tx,
             f"SELECT {_COLUMNS} FROM dougong_transactions WHERE state IN (2, 4) AND id IN ({{ids}})",  # noqa: S608
             ids,
@@ -215,7 +215,7 @@ class Log:
                 (now_us, hold_horizon_us),
             )
         if rows:  # an expired hold is overdue like any other from here on
-            await execute_with_ids(
+            await execute_with(
                 tx,
                 "UPDATE dougong_transactions SET due_us = ?, owner = ?, expires_us = NULL WHERE id IN ({ids})",
                 [cast(int, row[0]) for row in rows],
@@ -259,8 +259,8 @@ class Log:
         if not files:
             return False
         await tx.execute_many("DELETE FROM dougong_transaction_pages WHERE created_us = ? AND first_id = ?", files)
-        await execute_with_ids(tx, "DELETE FROM dougong_transactions WHERE state IN (3, 5) AND id IN ({ids})", ids)
-        kept = await fetch_with_ids(tx, "SELECT id FROM dougong_transactions WHERE id IN ({ids})", ids)
+        await execute_with(tx, "DELETE FROM dougong_transactions WHERE state IN (3, 5) AND id IN ({ids})", ids)
+        kept = await fetch_with(tx, "SELECT id FROM dougong_transactions WHERE id IN ({ids})", ids)
         if kept:  # parked: filed anew under the floor's own time, so that a later call finds them
             await self._file(tx, before_us, [cast(int, row[0]) for row in kept])
         return len(files) < len(pages) or len(pages) == 500
@@ -273,7 +273,7 @@ class Log:
         expecting = self._expecting.format(int(state))
         if width == len(ids):
             return await tx.execute(head + "id BETWEEN ? AND ?" + expecting, (low, high))
-        return await execute_with_ids(tx, head + "id IN ({ids})" + expecting, ids)
+        return await execute_with(tx, head + "id IN ({ids})" + expecting, ids)
 
     async def _file(self, tx: Tx, created_us: int, ids: Sequence[int]) -> None:
         await tx.execute(

@@ -15,7 +15,7 @@ from dougong.clock import Clock
 from dougong.errors import Error
 from dougong.store import Queue, Store, Tx
 from dougong.tcc.announcing import QUEUE, ids_of
-from dougong.tcc.id_lists import ids_json
+from dougong.tcc.ids import ids_json
 from dougong.tcc.log import Log, LogRow
 from dougong.tcc.recovery import Recovery
 from dougong.tcc.transaction import RetrySchedule

@@ -8,10 +8,9 @@ from typing import cast
 import msgspec
 
 from dougong.errors import Conflict, NotFound
-from dougong.store import Queue, Row, Store, Tx, Value
+from dougong.store import Queue, Row, Store, Tx, Value, execute_with, fetch_with
 from dougong.tcc._protocol import TransactionState
 from dougong.tcc.announcing import QUEUE, ids_of
-from dougong.tcc.id_lists import execute_with_ids, fetch_with_ids
 
 __all__ = ["DeadLetter", "Operator", "Transaction"]
 
@@ -79,11 +78,11 @@ class Operator:
         """Put parked transactions back to work with a fresh retry budget; those that were parked."""
 
         async def unit(tx: Tx) -> list[int]:
-            rows = await fetch_with_ids(
+            rows = await fetch_with(
                 tx, "SELECT id FROM dougong_transactions WHERE state IN (6, 7) AND id IN ({ids})", transactions
             )
             ids = sorted(cast(int, row[0]) for row in rows)
-            await execute_with_ids(
+            await execute_with(
                 tx,
                 "UPDATE dougong_transactions SET state = CASE state WHEN 6 THEN 2 ELSE 4 END, attempts = 0, "
                 "parked_us = NULL, due_us = 0 WHERE state IN (6, 7) AND id IN ({ids})",

@@ -30,6 +30,9 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     grace_s: float = 1.0
     """On top of that, before anybody else may take an undecided transaction over."""
     settle_timeout_s: float = 5.0
+    settle_gather_s: float = 0.05
+    """How long confirms and cancels gather after each call to a participant, unless they fill one: nobody waits for
+    them, and few calls cost less than many. After a quiet time the first goes at once."""
     retry: RetrySchedule = RetrySchedule()
     breaker: BreakerPolicy = BreakerPolicy()
     """When a participant that does not answer is left alone, and its transactions are refused at once."""

@@ -1,7 +1,7 @@
 """Phase 2 against the world: tell participants, and keep the log up to date about it.
 
-A few workers per participant take from `Settling` whatever has gathered there, so calls are as large as the last one
-was slow, and runs of different callers ride together. The log learns of the results through one journal, whose entries
+A few workers per participant take from `Settling` what has gathered there, so that runs of different callers ride
+together. The log learns of the results through one journal, whose entries
 ride in later commits: until then a crash only means that a participant is told again.
 """
 
@@ -76,6 +76,7 @@ class Settler:
         schedule: RetrySchedule,
         max_batch: int,
         calls_in_flight: int,
+        gather_s: float,
         timeout_s: float,
         lease_s: float,
     ) -> None:
@@ -89,8 +90,10 @@ class Settler:
         self._calls_in_flight = calls_in_flight
         self._timeout_s = timeout_s
         self._lease_us = int(lease_s * 1e6)
-        self._settling = Settling(list(participants), schedule, random)
+        self._settling = Settling(list(participants), schedule, random, gather_s=gather_s)
         self._wakes = {name: asyncio.Event() for name in participants}
+        self._turns = {name: asyncio.Lock() for name in participants}
+        """Of the workers of a participant, one waits for what is next; the others would only wake up beside it."""
         self._entries = _Entries()
         self._writing = _Entries()
         """What the journal is writing right now."""
@@ -129,6 +132,13 @@ class Settler:
             pass  # what is left is in the log, for recovery
 
     async def _work(self, name: str) -> None:
+        while True:
+            async with self._turns[name]:
+                batch = await self._next(name)
+            await self._tell(batch)
+
+    async def _next(self, name: str) -> SettleBatch:
+        """The next call to make, as soon as there is one."""
         settling, wake, client = self._settling, self._wakes[name], self._participants[name]
         while True:
             if (wait_s := client.wait_s()) > 0:  # nobody is asked, so no retry is spent on somebody who is away
@@ -138,17 +148,16 @@ class Settler:
             now = self._clock.monotonic()
             batch = settling.take(name, self._max_batch, now)
             if batch is not None:
-                await self._tell(batch)
-                continue
-            retry_at = settling.next_retry(name)
-            if retry_at is None:
+                return batch
+            due = settling.next_due(name)
+            if due is None:
                 await wake.wait()
                 continue
             try:
-                async with asyncio.timeout(max(retry_at - now, 0.001)):
+                async with asyncio.timeout(max(due - now, 0.001)):
                     await wake.wait()
             except TimeoutError:
-                pass  # a retry is due
+                pass  # it is due
 
     async def _tell(self, batch: SettleBatch) -> None:
         """Make one call and draw the consequences."""

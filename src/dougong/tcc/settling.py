@@ -2,6 +2,9 @@
 
 Each participant has its own queues, so that a slow one holds up nothing but its own branches; what failed goes into
 batches of its own, so that a transaction that fails always (a poison) never drags fresh ones along.
+
+What is fresh gathers for a moment after each call, since nobody waits for it and a call costs both sides something
+whatever is in it. The first after a quiet time goes at once, and so does a full batch.
 """
 
 from __future__ import annotations
@@ -41,6 +44,20 @@ class Failed(msgspec.Struct, frozen=True):
     parked: list[int]
 
 
+class _Fresh:
+    """What one participant has not been told yet, of one kind."""
+
+    __slots__ = ("count", "queue", "ripe_at", "state")
+
+    def __init__(self, state: TransactionState) -> None:
+        self.state = state
+        self.queue: deque[Sequence[int]] = deque()
+        self.count = 0
+        """Transactions in it."""
+        self.ripe_at = 0.0
+        """Until then they gather, unless they fill a batch."""
+
+
 class _Lane:
     """One participant's queues."""
 
@@ -48,10 +65,8 @@ class _Lane:
 
     def __init__(self, bit: int) -> None:
         self.bit = bit
-        self.fresh: dict[TransactionState, deque[Sequence[int]]] = {
-            TransactionState.CONFIRMING: deque(),
-            TransactionState.CANCELLING: deque(),
-        }
+        states = (TransactionState.CONFIRMING, TransactionState.CANCELLING)
+        self.fresh = {state: _Fresh(state) for state in states}
         self.retries: list[tuple[float, int, SettleBatch]] = []
         self.prefer_retry = False
 
@@ -59,9 +74,17 @@ class _Lane:
 class Settling:
     """Times are monotonic seconds; `random` gives numbers in [0, 1)."""
 
-    def __init__(self, participants: Sequence[str], schedule: RetrySchedule, random: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        participants: Sequence[str],
+        schedule: RetrySchedule,
+        random: Callable[[], float],
+        *,
+        gather_s: float = 0.0,
+    ) -> None:
         self._schedule = schedule
         self._random = random
+        self._gather_s = gather_s
         self._lanes = {name: _Lane(1 << i) for i, name in enumerate(participants)}
         self._left: dict[int, int] = {}
         """Transaction → bits of the participants that have not settled it."""
@@ -92,20 +115,23 @@ class Settling:
             if attempts:
                 self._push(lane, 0.0, SettleBatch(name, state, list(ids), attempts))
             else:
-                lane.fresh[state].append(ids)
+                lane.fresh[state].queue.append(ids)
+                lane.fresh[state].count += len(ids)
 
     def take(self, participant: str, limit: int, now: float) -> SettleBatch | None:
         """The next call to make, at most `limit` transactions of one kind; None when there is nothing to do yet."""
         lane = self._lanes[participant]
         lane.prefer_retry = not lane.prefer_retry
         if lane.prefer_retry:
-            return self._take_retry(lane, limit, now) or self._take_fresh(participant, lane, limit)
-        return self._take_fresh(participant, lane, limit) or self._take_retry(lane, limit, now)
+            return self._take_retry(lane, limit, now) or self._take_fresh(participant, lane, limit, now)
+        return self._take_fresh(participant, lane, limit, now) or self._take_retry(lane, limit, now)
 
-    def next_retry(self, participant: str) -> float | None:
-        """When the next retry is due; None when none waits."""
-        retries = self._lanes[participant].retries
-        return retries[0][0] if retries else None
+    def next_due(self, participant: str) -> float | None:
+        """When there is something to take, if nothing more comes; None when nothing waits."""
+        lane = self._lanes[participant]
+        due = [fresh.ripe_at for fresh in lane.fresh.values() if fresh.count]
+        due += [retry_at for retry_at, *_ in lane.retries[:1]]
+        return min(due, default=None)
 
     def succeeded(self, participant: str, ids: Iterable[int]) -> list[int]:
         """Those that are now settled everywhere, and leave."""
@@ -157,18 +183,19 @@ class Settling:
                 return SettleBatch(batch.participant, batch.state, ids, batch.attempts)
         return None
 
-    def _take_fresh(self, participant: str, lane: _Lane, limit: int) -> SettleBatch | None:
-        state = TransactionState.CONFIRMING
-        queue = lane.fresh[state]
-        if not queue:
-            state = TransactionState.CANCELLING
-            queue = lane.fresh[state]
-            if not queue:
-                return None
+    def _take_fresh(self, participant: str, lane: _Lane, limit: int, now: float) -> SettleBatch | None:
+        for fresh in lane.fresh.values():
+            if fresh.count >= limit or (fresh.count and now >= fresh.ripe_at):
+                break
+        else:
+            return None
+        queue = fresh.queue
         ids = list(queue.popleft())
         while queue and len(ids) + len(queue[0]) <= limit:
             ids += queue.popleft()
         if len(ids) > limit:
             queue.appendleft(ids[limit:])
             del ids[limit:]
-        return SettleBatch(participant, state, ids, 0)
+        fresh.count -= len(ids)
+        fresh.ripe_at = now + self._gather_s
+        return SettleBatch(participant, fresh.state, ids, 0)
