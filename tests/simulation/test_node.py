@@ -34,6 +34,31 @@ class Pinged(Service, package="test.simulation.v1"):
         return request
 
 
+def test_a_process_stands_still_and_goes_on() -> None:
+    world = World(1)
+    steps: list[float] = []
+
+    async def work(_process: Process) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            steps.append(world.now_s)
+
+    async def main() -> None:
+        node = world.node("n")
+        node.start(work)
+        await asyncio.sleep(2.5)
+        node.stand_still()
+        await asyncio.sleep(5.0)
+        node.go_on()
+        await asyncio.sleep(2.0)
+        node.stand_still()
+        node.crash()
+        await asyncio.sleep(2.0)
+
+    world.run(main())
+    assert steps == [1.0, 2.0, 7.5, 8.5]
+
+
 async def note(tx: Tx, what: str) -> None:
     await tx.execute("INSERT INTO t VALUES (?)", (what,))
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
+import pkgutil
 import random
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +29,7 @@ from dougong.simulation import (
     run_seeds,
     run_shrink,
     run_traced,
+    stories,
     tell,
 )
 from dougong.simulation.stories.tcc import story as tcc
@@ -210,3 +214,14 @@ def test_an_entry_point_that_is_no_story_is_named(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(Invalid, match=f"'a' of dougong.simulations .*{says}"):
         find_stories()
+
+
+def test_every_story_of_ours_is_declared() -> None:
+    """From the sources: what is installed here may be older."""
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["dougong.simulations"]
+    found: dict[str, str] = {}
+    for module in pkgutil.walk_packages(stories.__path__, f"{stories.__name__}."):
+        story = getattr(importlib.import_module(module.name), "story", None)
+        if isinstance(story, Story):
+            found.setdefault(story.name, f"{module.name}:story")
+    assert found.items() <= declared.items()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from dougong.errors import DeadlineExceeded, Internal, Invalid
-from dougong.rpc import Metadata
+from dougong.rpc import Lost, Metadata
 from dougong.simulation.answers import arrived, check_size, connect_failed, connection_lost
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class CallHere:
         "_process",
         "_request",
         "_serving",
+        "_take_copy_back",
         "_timeout_s",
         "_timer",
         "answer",
@@ -65,6 +66,7 @@ class CallHere:
         self._metadata = metadata
         self._timeout_s = timeout_s
         self._serving: tuple[ListenerHere, asyncio.Task[Any]] | None = None
+        self._take_copy_back: Callable[[], None] | None = None
         loop = network.loop
         self.answer: asyncio.Future[bytes] = loop.create_future()
         there_s, self._back_s, self._cancel, fault, how = link.call(path)
@@ -77,8 +79,6 @@ class CallHere:
             self._lose(there_s)
             later(_LATE_S + how * (_LATE_S_MAX - _LATE_S), self._copy)
         else:
-            if fault == TWICE:
-                later(there_s + how**3 * _TWICE_S_MAX, self._copy)
             later(there_s, self._arrive)
 
     def fail(self, error: Exception) -> None:
@@ -128,6 +128,8 @@ class CallHere:
             self.fail(error)
             return
         network.note(listener.host, f"< {self._process.name} {self._path}")
+        if self._fault == TWICE:
+            self._take_copy_back = network.loop.later(self._how**3 * _TWICE_S_MAX, self._copy).cancel
         work = route.unary(self._request, self._metadata, self._timeout_s)
         task = listener.serve(_coroutine(work), self._broken)
         self._serving = listener, task
@@ -158,6 +160,8 @@ class CallHere:
             failure = connection_lost(self._address, "it went away")
         elif (error := task.exception()) is not None:
             failure = arrived(error)
+            if self._take_copy_back is not None and isinstance(failure, Lost) and not failure.started:
+                self._take_copy_back()  # who is told that nothing was begun can rely on it
         else:
             answer = task.result()
             try:

@@ -65,6 +65,9 @@ class Chaos(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     clock_jump_every_s: float = 0.0
     """Per node: its wall clock is set forwards or back by up to `clock_jump_s`."""
     clock_jump_s: float = 5.0
+    still_every_s: float = 0.0
+    """Per node: its process stands still for about `still_s`, and goes on as if nothing had been."""
+    still_s: float = 3.0
 
     def varied(self, draw: random.Random) -> Chaos:
         """Some kinds left out, some more or less often: a quarter of the bugs hide behind other faults."""
@@ -73,7 +76,7 @@ class Chaos(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             for name in self.__struct_fields__
             if name not in _MEASURES
         }
-        for name in ("crash_every_s", "partition_every_s", "disk_gone_every_s", "clock_jump_every_s"):
+        for name in ("crash_every_s", "partition_every_s", "disk_gone_every_s", "clock_jump_every_s", "still_every_s"):
             changed[name] = getattr(self, name) * draw.choice((0.0, 0.5, 1.0, 1.0, 2.0))
         return msgspec.structs.replace(self, **changed)
 
@@ -81,6 +84,7 @@ class Chaos(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 _MEASURES = frozenset(
     {"down_s", "partition_s", "delay_s", "write_s", "disk_gone_s", "clock_jump_s"}
     | {"crash_every_s", "partition_every_s", "disk_gone_every_s", "clock_jump_every_s"}
+    | {"still_every_s", "still_s"}
 )
 
 

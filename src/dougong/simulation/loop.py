@@ -41,6 +41,8 @@ class Owner(Protocol):
     alive: bool
     fuse: int
     """Callbacks until its death; negative: none is set."""
+    still: list[Any] | None
+    """While it stands still: its callbacks that would have run. None when it does not."""
     tasks: list[asyncio.Task[Any]]
 
     def burn_out(self) -> None:
@@ -223,6 +225,18 @@ class VirtualLoop(_Loop):
         self._buried += [task for task in owner.tasks if not task.done()]
         owner.tasks.clear()
 
+    def go_on(self, owner: Owner) -> None:
+        """An owner that stood still runs what it did not: all at once, as a process does that was asleep."""
+        if owner.still is not None:
+            self._ready += owner.still
+            owner.still = None
+
+    def get_task_factory(self) -> None:
+        """None: many processes share this loop, and what makes the tasks of one must not make those of others."""
+
+    def set_task_factory(self, factory: object) -> None:
+        """Passed over: see `get_task_factory`."""
+
     def get_debug(self) -> bool:
         return False
 
@@ -293,6 +307,9 @@ class VirtualLoop(_Loop):
             owner = self._owner = handle.owner
             if owner is not None:
                 if not owner.alive:
+                    continue
+                if owner.still is not None:
+                    owner.still.append(handle)
                     continue
                 if owner.fuse >= 0:
                     if owner.fuse == 0:

@@ -32,6 +32,7 @@ class Process:
         """Which life of its node this is, from 1."""
         self.alive = True
         self.fuse = -1
+        self.still: list[Any] | None = None
         self.tasks: list[asyncio.Task[Any]] = []
         self._transport: Transport | None = None
 
@@ -131,6 +132,17 @@ class Node:
             return
         self.world.note(self.name, f"process {process.number} is killed")
         self._end(process)
+
+    def stand_still(self) -> None:
+        """The process does nothing until `go_on`, and does not know: as after SIGSTOP, or on a machine that swaps."""
+        process = self.process
+        if process is not None and process.still is None:
+            process.still = []
+
+    def go_on(self) -> None:
+        """It wakes."""
+        if self.process is not None:
+            self.world.loop.go_on(self.process)
 
     def stop(self) -> None:
         """End the process for good, as `crash` does, and leave the node alone."""

@@ -24,6 +24,8 @@ def over_node(world: World, node: Node, *, crashes: bool) -> list[asyncio.Task[N
     tasks: list[asyncio.Task[None]] = []
     if crashes and chaos.crash_every_s:
         tasks.append(world.spawn(_crashes(world, node)))
+    if crashes and chaos.still_every_s:
+        tasks.append(world.spawn(_stands_still(world, node)))
     if chaos.clock_jump_every_s:
         tasks.append(world.spawn(_jumps(world, node)))
     if chaos.partition_every_s:
@@ -52,6 +54,22 @@ async def _crashes(world: World, node: Node) -> None:
         await asyncio.sleep(down_s * 2 * world.chaos.down_s)
         if node.process is None and node.started:
             node.restart()
+
+
+async def _stands_still(world: World, node: Node) -> None:
+    source = world.faults.source(f"still {node.name}", node.name)
+    draw = source.random
+    while True:
+        wait_s, for_s = _some(draw, world.chaos.still_every_s), draw.random() * 2 * world.chaos.still_s
+        await asyncio.sleep(wait_s)
+        process = node.process
+        if process is not None and source.allow(f"stands still for {for_s:.3f} s"):
+            node.stand_still()
+            await asyncio.sleep(for_s)
+            if node.process is process:
+                node.go_on()
+        else:
+            await asyncio.sleep(for_s)
 
 
 async def _partitions(world: World, node: Node, other: Node) -> None:

@@ -123,6 +123,7 @@ class World:
         for node in self._nodes.values():
             if node.process is not None:
                 node.process.fuse = -1
+                node.go_on()
             elif node.started:
                 node.restart()
         self.note("world", "healed")

@@ -2,34 +2,40 @@
 die, disks fill up and are gone. In the end every database is looked into.
 
 Two routers write into one bucket: counters that tell how often they were raised, lines that say so one by one, and rows
-that come and go. What was acknowledged must be there, once, in the one database that owns the bucket.
+that come and go. What was acknowledged must be there, once, in the one database that owns the bucket. In some worlds a
+neighbour moves at the same time between the same databases, so that their triggers are wanted by one and not by the
+other; when all is over, nobody takes notes any more.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Awaitable, Callable, Sequence
+from random import Random
+from typing import TypeVar, cast
 
 import msgspec
 
 from dougong.breaker import BreakerPolicy
 from dougong.errors import Error
-from dougong.shard import BucketMap, ModuloRouting, MoveSettings, ShardedStore, ShardedTable, verify
+from dougong.shard import BucketMap, ModuloRouting, Mover, MoveSettings, ShardedStore, ShardedTable, verify
 from dougong.shard.databases import Databases
 from dougong.shard.maps import UNFINISHED, BucketMaps
 from dougong.shard.moving.record import MoveRecord, Phase, Wish
+from dougong.shard.moving.side import Side
 from dougong.simulation.faults import Chaos
 from dougong.simulation.history import Outcome
-from dougong.simulation.node import Process
+from dougong.simulation.node import Node, Process
 from dougong.simulation.stories.move_without import SAFEGUARDS, mover_without
 from dougong.simulation.story import Story
 from dougong.simulation.world import World
-from dougong.store import Migration, Row, Tx
+from dougong.store import Migration, Row, Store, Tx
 
 __all__ = ["story"]
 
-BUCKET = 17
+R = TypeVar("R")
+
+BUCKET, NEIGHBOUR = 17, 18
 SHARDS = ("db-0", "db-1", "db-2")
 KEYS = tuple(BUCKET + 128 * n for n in range(12))
 CALM_S, QUIET_S = 16.0, 120.0
@@ -138,25 +144,46 @@ class Writer:
             self._history.unknown(call, error.code)
 
 
-async def move_about(process: Process, router: ShardedStore, world: World, without: str) -> None:
+async def move_about(process: Process, router: ShardedStore, world: World, without: str, bucket: int = BUCKET) -> None:
     """Whatever is under way goes on, and then the bucket goes somewhere else."""
     draw = process.random
     mover = mover_without(without)(router, name=process.name, settings=SETTINGS)
+    stand_still(mover, draw)
     while True:
         await asyncio.sleep(draw.random())
         try:
-            record = await router.moves.get(BUCKET)
+            record = await router.moves.get(bucket)
             if record is None or record.phase is Phase.DONE:
                 await router.refresh()
-                await mover.move(BUCKET, draw.choice([name for name in SHARDS if name != _owner(router.map)]))
+                await mover.move(bucket, draw.choice([name for name in SHARDS if name != _owner(router.map, bucket)]))
             elif record.phase is Phase.REVERSIBLE:
-                await draw.choice((mover.complete, mover.complete, mover.reverse))(BUCKET)
+                await draw.choice((mover.complete, mover.complete, mover.reverse))(bucket)
             else:
-                await mover.resume(BUCKET)
+                await mover.resume(bucket)
         except Error as error:
             process.note(f"moving: {error}")
             if error.code == "copy_differs":
                 world.failures.append(str(error))
+
+
+def stand_still(mover: Mover, draw: Random) -> None:
+    """Now and then for a while (a machine is suspended, say), between deciding on a step and taking it."""
+    remove = mover._remove
+    side: type[Side] = mover.side
+
+    class Slow(side):  # type: ignore[valid-type, misc]
+        async def call(self, work: Callable[[Store], Awaitable[R]]) -> R:
+            if draw.random() < 0.02:
+                await asyncio.sleep(draw.random() * 2)
+            return await side.call(self, work)
+
+    async def late(shard: str, tables: Sequence[str], number: int) -> None:
+        if draw.random() < 0.3:
+            await asyncio.sleep(draw.random() * 3)
+        await remove(shard, tables, number)
+
+    mover._remove = late  # type: ignore[method-assign]
+    mover.side = Slow
 
 
 async def wish(process: Process, router: ShardedStore) -> None:
@@ -170,8 +197,18 @@ async def wish(process: Process, router: ShardedStore) -> None:
             process.note(f"wishing: {error}")
 
 
-def _owner(bucket_map: BucketMap) -> str:
-    return bucket_map.places[BUCKET].shard
+def _owner(bucket_map: BucketMap, bucket: int) -> str:
+    return bucket_map.places[bucket].shard
+
+
+async def settle(mover: Mover, bucket: int) -> MoveRecord | None:
+    """Bring whatever is under way to its end."""
+    for _ in range(8):
+        record = await mover.moves.get(bucket)
+        if record is None or record.phase is Phase.DONE:
+            return record
+        await (mover.complete if record.phase is Phase.REVERSIBLE else mover.resume)(bucket)
+    return await mover.moves.get(bucket)
 
 
 async def tell(world: World, without: str) -> Sequence[str]:
@@ -183,6 +220,9 @@ async def tell(world: World, without: str) -> Sequence[str]:
     async def move(process: Process) -> None:
         await move_about(process, await open_router(process), world, without)
 
+    async def move_neighbour(process: Process) -> None:
+        await move_about(process, await open_router(process), world, without, NEIGHBOUR)
+
     async def wishes(process: Process) -> None:
         await wish(process, await open_router(process))
 
@@ -192,35 +232,34 @@ async def tell(world: World, without: str) -> Sequence[str]:
     world.node("mover-1").start(move)
     if world.random.random() < 0.3:
         world.node("mover-2").start(move)
+    if world.random.random() < 0.5:
+        world.node("neighbour").start(move_neighbour)
     world.node("people").start(wishes)
     watching = world.spawn(watch_owners(world, found))
+    striking = world.spawn(strike_when_closed(world))
     await asyncio.sleep(CALM_S)
+    striking.cancel()
     world.heal()
-    for name in ("mover-1", "mover-2", "people"):
-        if name != "mover-2" or any(node.name == name for node in world.nodes):
-            world.node(name).stop()
+    movers = {"mover-1", "mover-2", "neighbour", "people"}
+    for node in [node for node in world.nodes if node.name in movers]:
+        node.stop()
     settled: list[MoveRecord] = []
 
-    async def settle(process: Process) -> None:
+    async def bring_to_an_end(process: Process) -> None:
         router = await open_router(process)
         mover = mover_without(without)(router, name="last", settings=SETTINGS)
-        for _ in range(8):
-            record = await router.moves.get(BUCKET)
-            if record is not None and record.phase is Phase.DONE:
-                break
-            if record is None:
-                await mover.move(BUCKET, "db-1")
-            elif record.phase is Phase.REVERSIBLE:
-                await mover.complete(BUCKET)
-            else:
-                await mover.resume(BUCKET)
+        await settle(mover, NEIGHBOUR)
+        if await router.moves.get(BUCKET) is None:
+            await mover.move(BUCKET, "db-1")
+        await settle(mover, BUCKET)
+        await mover.tidy()
         await asyncio.sleep(1.0)
         record = await router.moves.get(BUCKET)
         assert record is not None
         settled.append(record)
         found.extend(await verify(router))
 
-    world.node("last", crashes=False).start(settle)
+    world.node("last", crashes=False).start(bring_to_an_end)
     for _ in range(int(QUIET_S)):
         await asyncio.sleep(1.0)
         if settled:
@@ -230,7 +269,8 @@ async def tell(world: World, without: str) -> Sequence[str]:
     world.node("router-1").stop()
     world.node("router-2").stop()
     watching.cancel()
-    return [*found, *judge(world, settled[0] if settled else None)]
+    found += judge(world, settled[0] if settled else None)
+    return found or _taking_notes(world)
 
 
 async def watch_owners(world: World, found: list[str]) -> None:
@@ -242,6 +282,26 @@ async def watch_owners(world: World, found: list[str]) -> None:
             found.append(f"at {world.now_s:.3f} s bucket {BUCKET} is owned by {' and '.join(owners)}")
 
 
+async def strike_when_closed(world: World) -> None:
+    """Kill a mover while its bucket is fenced, for long enough that those who wait for it have to help themselves."""
+    source, node = world.faults.source("closed mover-1", "mover-1"), world.node("mover-1")
+    draw = source.random
+    while True:
+        await asyncio.sleep(0.02)
+        if not any(_state(world, name) == "fenced" for name in SHARDS) or draw.random() > 0.4:
+            continue
+        fuse = draw.randint(1, 8)
+        if node.process is not None and source.allow(f"killed within {fuse} callbacks, at the fence"):
+            node.crash(after_callbacks=fuse)
+            await asyncio.sleep(4.0)
+            _start_again(node)
+
+
+def _start_again(node: Node) -> None:
+    if node.started and not node.up:
+        node.restart()
+
+
 def _state(world: World, name: str) -> str:
     try:
         row = world.database(name).memory.fetch_one(
@@ -250,6 +310,11 @@ def _state(world: World, name: str) -> str:
     except Error:  # no tables yet
         return ""
     return cast(str, row[0]) if row is not None else ""
+
+
+def _taking_notes(world: World) -> list[str]:
+    sql = "SELECT DISTINCT tbl_name FROM sqlite_master WHERE type = 'trigger'"
+    return [f"{name} still takes notes of {table!s}" for name in SHARDS for (table,) in world.database(name).rows(sql)]
 
 
 def judge(world: World, last: MoveRecord | None) -> list[str]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from dougong.shard import Mover
 from dougong.shard.buckets import BucketState
 from dougong.shard.moving.copying import Copier
+from dougong.shard.moving.record import MoveRecord
+from dougong.shard.moving.shapes import triggers_of
 from dougong.shard.moving.side import Side
-from dougong.store import Tx
+from dougong.shard.moving.triggers import Triggers
+from dougong.store import Store, Tx
 
 __all__ = ["SAFEGUARDS", "mover_without"]
 
@@ -20,6 +24,9 @@ SAFEGUARDS = {
     "release": "the old owner lets go before the new one begins",
     "token": "a mover that was given up for dead changes nothing any more",
     "gone": "a bucket that was released is never owned again under the same epoch",
+    "needed": "triggers stay while the move of another bucket needs them",
+    "numbers": "triggers that are taken away late are not those of the next move",
+    "tidying": "triggers that a dead mover left are taken away by the next one",
 }
 
 
@@ -77,6 +84,49 @@ class _NoGone(Side):
         )
 
 
+class _NoneNeeded(Triggers):
+    async def needed(self, tx: Tx) -> set[str]:
+        return set()
+
+
+class _NoTidying(Triggers):
+    """Only what it asked for itself."""
+
+    _mine: frozenset[str] = frozenset()
+
+    async def want(self, record: MoveRecord, shard: str, *, above: int = 0) -> int:
+        self._mine |= {shard}
+        return await super().want(record, shard, above=above)
+
+    async def unwanted(self) -> dict[str, int]:
+        return {shard: number for shard, number in (await super().unwanted()).items() if shard in self._mine}
+
+
+class _WithoutNumbers(Mover):
+    async def _remove(self, shard: str, tables: Sequence[str], number: int) -> None:
+        """Whoever's they are."""
+
+        async def drop(table: str, store: Store) -> None:
+            names = await triggers_of(store, table)
+
+            async def unit(tx: Tx) -> None:
+                for name in names:
+                    await tx.execute(f"DROP TRIGGER IF EXISTS {name}")
+
+            await store.write(unit)
+
+        for table in tables:
+            await self._sharded.databases.call(shard, partial(drop, table))
+
+
+class _WithoutNeeds(Mover):
+    noting = _NoneNeeded
+
+
+class _WithoutTidying(Mover):
+    noting = _NoTidying
+
+
 class _WithoutNotes(Mover):
     copier = _NoNotes
 
@@ -113,4 +163,7 @@ _MOVERS: dict[str, type[Mover]] = {
     "release": _WithoutRelease,
     "token": _WithoutToken,
     "gone": _WithoutGone,
+    "needed": _WithoutNeeds,
+    "numbers": _WithoutNumbers,
+    "tidying": _WithoutTidying,
 }
