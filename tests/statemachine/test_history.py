@@ -13,7 +13,7 @@ from dougong.errors import Invalid
 from dougong.statemachine import Fire, Machine, Rule, State, history
 from dougong.store import Migration, Store
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 class Vans(Machine[str], table="vans", key="plate"):

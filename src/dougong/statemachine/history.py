@@ -191,6 +191,12 @@ class History(Generic[K]):
             except TimeoutError:
                 pass
 
+    async def span(self) -> tuple[int, int]:
+        """Positions of the first and the last transition that are kept, of all machines; (0, 0) when none is."""
+        rows = await self._store.fetch_all("SELECT min(seq), max(seq) FROM dougong_transitions")
+        first, last = cast("tuple[int | None, int | None]", rows[0])
+        return first or 0, last or 0
+
     async def of(self, instance: K, *, limit: int = 1000) -> list[Transition[K]]:
         """What an instance went through, in order, as far as it was not forgotten."""
         rows = await self._store.fetch_all(

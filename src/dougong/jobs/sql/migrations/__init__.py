@@ -1,0 +1,1 @@
+"""Tables of the SQL engine, and those of effects."""

@@ -1,0 +1,1 @@
+"""Beside what jobs change: which of them did."""

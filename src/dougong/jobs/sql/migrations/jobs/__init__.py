@@ -1,0 +1,1 @@
+"""Where jobs wait and are kept."""
