@@ -418,7 +418,7 @@ class Lines:
 
 async def test_a_few_lines_a_second_for_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     log, clock = Lines(), ManualClock()
-    monkeypatch.setattr("dougong.http.front._log", log)
+    monkeypatch.setattr("dougong.http.account._log", log)
     app = front(clock=clock)
     for _ in range(200):
         await ask(app, "GET", "/v1/things/1")

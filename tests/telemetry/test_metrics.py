@@ -76,6 +76,19 @@ def test_nan_is_refused_before_it_spoils_the_sum() -> None:
     assert latency.count() == 0
 
 
+def test_many_values_at_once_are_as_each_by_itself() -> None:
+    one, all_ = (Metrics().histogram("latency_seconds", "", (0.1, 1.0), ("of",)) for _ in range(2))
+    values = [0.05, 0.1, 0.7, 5.0]
+    for value in values:
+        one.observe(value, "a")
+    all_.observe_all(values[:1], "a")
+    all_.observe_all(values[1:], "a")
+    assert all_.series() == one.series()
+    with pytest.raises(ValueError, match="NaN"):
+        all_.observe_all([0.5, math.nan], "a")
+    assert all_.count("a") == 4
+
+
 @pytest.mark.parametrize("buckets", [(), (1.0, 1.0), (2.0, 1.0), (1.0, math.nan)])
 def test_bucket_bounds_must_grow(buckets: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="grow"):
@@ -226,6 +239,22 @@ def test_values_may_be_read_when_asked_for() -> None:
     assert "\ng 2\n" in render_prometheus(metrics)
     undo()
     assert "\ng 2\n" in render_prometheus(metrics)
+
+
+def test_who_is_forgotten_without_being_closed_is_forgotten_here_too() -> None:
+    metrics, seen = Metrics(), []
+
+    class Watching:
+        def look(self) -> None:
+            seen.append(1)
+
+    watching = Watching()
+    undo = metrics.before_render(watching.look)
+    metrics.collect()
+    del watching
+    metrics.collect()
+    assert seen == [1]
+    undo()
 
 
 def test_the_process_has_one_set() -> None:

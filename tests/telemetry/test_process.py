@@ -43,10 +43,10 @@ async def test_a_blocked_loop_shows_as_lag() -> None:
     try:
         await asyncio.sleep(0)  # the follower is in its sleep now
         time.sleep(0.1)  # what nobody should do
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while value(metrics, "dougong_loop_lag_max_seconds") == 0:
                 await asyncio.sleep(0.001)
-        assert 0.05 < value(metrics, "dougong_loop_lag_max_seconds") < 5
+        assert 0.05 < value(metrics, "dougong_loop_lag_max_seconds") < 60
     finally:
         await process.stop()
 

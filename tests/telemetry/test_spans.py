@@ -179,9 +179,9 @@ def test_a_ratio_outside_of_0_to_1_is_refused(ratio: float) -> None:
 
 
 def test_a_remote_trace_is_continued() -> None:
-    with continue_trace(REMOTE) as remote:
+    with continue_trace(REMOTE):
+        remote = current_trace()
         assert remote is not None
-        assert remote == current_trace()
         assert traceparent() == REMOTE
         with span("here") as here:
             pass
@@ -200,8 +200,8 @@ def test_the_remote_decision_holds_whatever_the_ratio_here(header: str, recorded
 @pytest.mark.parametrize("text", ["", "nonsense", REMOTE + "-more"])
 def test_invalid_text_starts_a_new_trace_even_inside_another(text: str) -> None:
     with span("outer") as outer:
-        with continue_trace(text) as remote:
-            assert remote is None
+        with continue_trace(text):
+            assert current_trace() is None
             assert traceparent() == ""
             with span("inner") as inner:
                 pass

@@ -34,6 +34,8 @@ class BatchRequest(msgspec.Struct, frozen=True):
     item's outcome, and the others' requests are none the worse for it."""
     traceparents: list[str]
     """Empty, or one per request."""
+    baggage: str = ""
+    """Of all of them: requests with different baggage do not travel together."""
 
 
 class BatchReply(msgspec.Struct, frozen=True):
@@ -60,7 +62,12 @@ class BatchCodec:
         self._write_reply, self._read_reply = mapper.write[method.response], mapper.read[method.response]
 
     def encode_request(
-        self, batch: int, timeout_ms: int, requests: Sequence[Message], traceparents: Sequence[str] = ()
+        self,
+        batch: int,
+        timeout_ms: int,
+        requests: Sequence[Message],
+        traceparents: Sequence[str] = (),
+        baggage: str = "",
     ) -> bytes:
         """One frame. `traceparents` is empty or as long as `requests`. Errors as for `Codec.encode`."""
         assert len(traceparents) in (0, len(requests))
@@ -69,6 +76,8 @@ class BatchCodec:
         frame.timeout_ms = min(timeout_ms, _UINT32)
         if traceparents:
             frame.traceparents.extend(traceparents)
+        if baggage:
+            frame.baggage = baggage
         add, write = frame.requests.add, self._write_request
         try:
             for request in requests:
@@ -97,7 +106,7 @@ class BatchCodec:
             requests = [read(proto) for proto in frame.requests]
         except (Absent, KeyError):
             requests = [self._read_one(self._method.request, proto) for proto in frame.requests]
-        return BatchRequest(frame.batch, frame.timeout_ms, requests, traceparents)
+        return BatchRequest(frame.batch, frame.timeout_ms, requests, traceparents, frame.baggage)
 
     def _bytes(self, frame: Any) -> bytes:
         try:

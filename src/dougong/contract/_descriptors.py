@@ -142,6 +142,7 @@ def _add_frames(file: descriptor_pb2.FileDescriptorProto, method: Method) -> Non
     _plain(request, "traceparents", 3, _Field.TYPE_STRING, repeated=True)
     kind = _Field.TYPE_MESSAGE
     _plain(request, "requests", 4, kind, type_name=f".{file.package}.{method.request.__name__}", repeated=True)
+    _plain(request, "baggage", 5, _Field.TYPE_STRING)
     reply = file.message_type.add(name=reply_name)
     _plain(reply, "batch", 1, _Field.TYPE_UINT64)
     _plain(reply, "reply_index", 2, _Field.TYPE_UINT32, repeated=True)

@@ -20,11 +20,14 @@ What it does not do: TLS and compression (a proxy's work, which also adds HSTS),
 `HttpFront` is a plain ASGI app, so it runs under any server; `HttpServer` is the one we measured best.
 """
 
+from dougong.http.address import Proxies
 from dougong.http.asgi import AsgiApp
+from dougong.http.binding import Binder
 from dougong.http.cors import Cors
+from dougong.http.files import File
 from dougong.http.front import HttpFront
 from dougong.http.health import Check
 from dougong.http.problem import FieldFault, Problem
 from dougong.http.server import HttpServer
 
-__all__ = ["AsgiApp", "Check", "Cors", "FieldFault", "HttpFront", "HttpServer", "Problem"]
+__all__ = ["AsgiApp", "Binder", "Check", "Cors", "FieldFault", "File", "HttpFront", "HttpServer", "Problem", "Proxies"]

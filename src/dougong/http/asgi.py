@@ -36,6 +36,7 @@ class HttpScope(TypedDict):
     raw_path: NotRequired[bytes | None]
     query_string: bytes
     headers: list[tuple[bytes, bytes]]
+    client: NotRequired[tuple[str, int] | None]
 
 
 # What a response must not allow a browser to do with it. HTML pages bring their own, wider policy.

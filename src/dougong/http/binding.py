@@ -22,7 +22,7 @@ from urllib.parse import unquote_plus
 import msgspec
 import msgspec.inspect
 
-from dougong.contract import Message, Method, codec, field_sources
+from dougong.contract import HttpRule, Message, Method, codec, field_sources
 from dougong.errors import Invalid
 from dougong.http.asgi import Headers
 
@@ -62,10 +62,15 @@ class Binder:
         "takes_body",
     )
 
-    def __init__(self, method: Method) -> None:
-        """Raises TypeError naming the method when its request cannot arrive over HTTP."""
+    def __init__(self, method: Method, *, whole: bool = False) -> None:
+        """`whole`: all of the request is one JSON object, for transports without paths and headers.
+
+        Raises TypeError naming the method when its request cannot arrive over HTTP.
+        """
         rule = method.http
         assert rule is not None, f"{method.path} has no http rule"
+        if whole:
+            rule = HttpRule("POST", rule.path, ())
         message = method.request
         hints = typing.get_type_hints(message, include_extras=True)
         defaults = {info.name: info for info in msgspec.structs.fields(message)}
@@ -81,7 +86,7 @@ class Binder:
         headers = {
             name: source.partition(":")[2]
             for name, source in sources.items()
-            if source.startswith("header:") and name not in rule.params
+            if source.startswith("header:") and name not in rule.params and not whole
         }
         self._headers = tuple((name, header.lower().encode("ascii"), header) for name, header in headers.items())
         self.header_names = frozenset(header for _, header, _ in self._headers)

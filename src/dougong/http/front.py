@@ -5,50 +5,44 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
 from dougong.clock import Clock, SystemClock
 from dougong.contract import Message, Method, Service, describe
-from dougong.errors import DeadlineExceeded, Error, Internal, Invalid, Overloaded
-from dougong.http.access import LineBudget
-from dougong.http.asgi import Event, HttpScope, Receive, Reply, Scope, Send
+from dougong.errors import DeadlineExceeded, Invalid, Overloaded
+from dougong.http.account import CLIENT_GONE, VERBS, Account
+from dougong.http.address import Proxies
+from dougong.http.asgi import COMMON_HEADERS, Event, HttpScope, Receive, Reply, Scope, Send
 from dougong.http.binding import Binder
 from dougong.http.body import ClientGone, check_head, drain_body, read_body
 from dougong.http.cors import Cors
 from dougong.http.docs import DocsPages
 from dougong.http.exchange import Exchange, RequestIds, single_headers
+from dougong.http.files import File, Files
 from dougong.http.health import Check, Readiness
-from dougong.http.problem import BodyTimeout, MethodNotAllowed, NoSuchRoute, TooLarge, problem
+from dougong.http.problem import BodyTimeout, MethodNotAllowed, NoSuchRoute, TooLarge
 from dougong.http.routing import PathTree
 from dougong.http.stream import StreamOf, send_stream
-from dougong.rpc import Authenticator, Caller, bind_subject, call_scope, identify
+from dougong.mesh import Colouring
+from dougong.rpc import Authenticator, Caller, KeyRing, Origin, baggage, bind_subject, call_scope, identify
 from dougong.telemetry import (
     PROMETHEUS_CONTENT_TYPE,
     continue_trace,
     gauge,
-    get_logger,
-    histogram,
     render_prometheus,
     span,
 )
 
 __all__ = ["HttpFront"]
 
-_VERBS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _ONCE = frozenset({b"authorization", b"content-type", b"content-length", b"content-encoding", b"x-request-timeout-ms"})
 _JSON = [(b"content-type", b"application/json")]
-_LINES_PER_S = 20
+# A rotation publishes a key 10 s before it is used: a copy must not be good for longer.
+_JWKS = [(b"content-type", b"application/jwk-set+json"), (b"cache-control", b"public, max-age=5")]
 _PROMPT_BYTES = 16 * 1024
 _PROMPT_S = 0.01
-_CLIENT_GONE = 499  # never sent: what nginx's logs call a client that left
 
-_log = get_logger("dougong.http")
-_duration = histogram(
-    "http_server_request_duration_seconds",
-    "How long requests took, by route.",
-    labels=("method", "route", "status"),
-)
 _active = gauge("http_server_active_requests", "Requests being answered now.")
 
 Page = Callable[[Exchange], Awaitable[Reply]]
@@ -70,14 +64,24 @@ class Route:
         self.span_name = f"{method.http.verb} {method.http.path}"
 
 
+_PLAIN = nullcontext()
+
+
 class HttpFront:
     """Serves methods of services, local objects or remote clients, as REST.
 
     `routes` are pairs of a service class and an object with its methods. Only methods with an `http` rule appear, and
     never internal ones. Beside them: `/healthz`, `/readyz` (runs `checks`), `/metrics`, `/openapi.json` and `/docs`.
+    With `keys`, which are those that tokens are checked with, a JWK set of them at `/.well-known/jwks.json`.
 
     Bounds: a body has at most `max_body_bytes` and `body_timeout_s`; a call has its method's `timeout_s`, which the
     client may shorten by `X-Request-Timeout-Ms`; past `max_in_flight` requests at once callers are told to back off.
+
+    `files` are answered at their paths (`/orders.html`), to everybody.
+
+    With `colouring`, the headers it names and `baggage` travel on with the calls that a request causes.
+
+    Methods learn the client's address by `current_origin()`, also behind proxies from `trusted_proxies` (networks).
 
     Raises TypeError for routes that cannot be served, naming the method.
     """
@@ -87,6 +91,7 @@ class HttpFront:
         routes: Sequence[tuple[type[Service], Service]],
         *,
         authenticator: Authenticator | None = None,
+        keys: KeyRing | None = None,
         title: str = "API",
         version: str = "0",
         servers: Sequence[str] = (),
@@ -94,9 +99,12 @@ class HttpFront:
         body_timeout_s: float = 10.0,
         max_in_flight: int = 10_000,
         cors: Cors | None = None,
+        trusted_proxies: Sequence[str] = (),
+        colouring: Colouring | None = None,
         checks: Mapping[str, Check] | None = None,
         metrics: bool = True,
         docs: bool = True,
+        files: Mapping[str, File] | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._authenticator = authenticator
@@ -105,12 +113,15 @@ class HttpFront:
         self._max_in_flight = max_in_flight
         self._in_flight = 0
         self._cors = cors
+        self._proxies = Proxies(trusted_proxies)
+        self._colouring = colouring
+        self._colours = (
+            tuple(key.encode("latin-1") for key in (*colouring.keys, "baggage")) if colouring is not None else ()
+        )
         self._clock = clock if clock is not None else SystemClock()
         self._readiness = Readiness(checks or {}, self._clock)
         self._request_ids = RequestIds()
-        self._successes = LineBudget(_LINES_PER_S)
-        self._failures = LineBudget(_LINES_PER_S * 5)
-        self._faults = LineBudget(_LINES_PER_S)
+        self._account = Account(self._clock)
         self._tree: PathTree[Route | Page] = PathTree()
         once = set(_ONCE)
         for service, target in routes:
@@ -127,9 +138,17 @@ class HttpFront:
         pages: dict[str, Page] = {"/healthz": self._healthz, "/readyz": self._readyz}
         if metrics:
             pages["/metrics"] = self._metrics
+        if keys is not None:
+            self._keys = keys
+            pages["/.well-known/jwks.json"] = self._jwks
         if docs:
             self._docs = DocsPages([service for service, _ in routes], title=title, version=version, servers=servers)
             pages.update(dict.fromkeys(self._docs.paths, self._page))
+        self._files = Files(files or {})
+        for path in files or {}:
+            if path in pages:
+                raise TypeError(f"the file {path!r} stands where this server answers itself; call it something else")
+            pages[path] = self._file
         for path, page in pages.items():
             if self._tree.add("GET", path, page) is not None:
                 raise TypeError(
@@ -172,8 +191,8 @@ class HttpFront:
                     pass  # counted below as what it is
                 except Exception as error:  # noqa: BLE001  (whatever a service raises is answered, and logged here)
                     await self._fail(exchange, error)
-                current.attributes["http.response.status_code"] = exchange.status or _CLIENT_GONE
-                self._note(exchange, began, time.perf_counter())
+                current.attributes["http.response.status_code"] = exchange.status or CLIENT_GONE
+                self._account.note(exchange, began, time.perf_counter())
         finally:
             self._in_flight -= 1
 
@@ -197,7 +216,7 @@ class HttpFront:
             allow = _allow(match.verbs)
             if verb == "OPTIONS":
                 return Reply(204, [(b"allow", allow.encode("ascii")), *self._preflight(exchange, allow)], b"")
-            raise MethodNotAllowed(verb if verb in _VERBS else "this method", allow)
+            raise MethodNotAllowed(verb if verb in VERBS else "this method", allow)
         if not isinstance(route, Route):
             exchange.span.name = f"GET {match.template}"
             return await route(exchange)
@@ -234,10 +253,13 @@ class HttpFront:
                 request = bind_subject(
                     method, binder.bind(values, exchange.scope["query_string"], headers, body), caller
                 )
-                with call_scope(caller=caller, timeout_s=timeout_s):
+                with (
+                    call_scope(caller=caller, timeout_s=timeout_s, origin=self._origin(exchange.scope, caller)),
+                    self._coloured(headers),
+                ):
                     if route.stream is not None:
                         timer.reschedule(None)
-                        await send_stream(exchange, route.stream(request), timeout_s, self._problem)
+                        await send_stream(exchange, route.stream(request), timeout_s, self._account.problem)
                         return None
                     response = await route.call(request)
         except TimeoutError as error:
@@ -258,52 +280,30 @@ class HttpFront:
         authorization = headers.get(b"authorization")
         return identify(method, "" if authorization is None else authorization.decode("latin-1"), self._authenticator)
 
+    def _origin(self, scope: HttpScope, caller: Caller | None) -> Origin:
+        peer = scope.get("client")
+        address = "" if peer is None else self._proxies.client(peer[0], scope["headers"])
+        return Origin(address, "" if caller is None else caller.session)
+
+    def _coloured(self, headers: Mapping[bytes, bytes]) -> AbstractContextManager[None]:
+        """What a request carries on to the calls it causes."""
+        colouring = self._colouring
+        if colouring is None or headers.keys().isdisjoint(self._colours):
+            return _PLAIN
+        given = {key.decode("latin-1"): headers[key].decode("latin-1") for key in self._colours if key in headers}
+        return baggage(colouring.carried(given))
+
     async def _fail(self, exchange: Exchange, error: Exception) -> None:
         """Answer with a problem, or, when the head is out already, break off so that nobody takes half for whole."""
         if exchange.status:
             raise error
-        reply = self._problem(exchange, error)
+        reply = self._account.problem(exchange, error)
         if isinstance(error, (TooLarge, BodyTimeout)):
             await exchange.reply(reply, more=True)
             await drain_body(exchange.receive)
             await exchange.body(b"")
         else:
             await exchange.reply(reply)
-
-    def _problem(self, exchange: Exchange, error: Exception) -> Reply:
-        """Note what went wrong, in full where only we read it, and say it to the client."""
-        unforeseen = not isinstance(error, Error) or isinstance(error, Internal)
-        if (
-            unforeseen and self._faults.take(self._clock.monotonic()) >= 0
-        ):  # a traceback per request would be a second fault
-            _log.error("a request failed", route=exchange.template, request_id=exchange.request_id, exc_info=error)
-        known = error if isinstance(error, Error) else Internal(f"{type(error).__name__}: {error}")
-        exchange.error = known
-        if known.http_status >= 500:
-            exchange.span.fail(known)
-        return Reply(*problem(known, request_id=exchange.request_id, trace_id=exchange.span.trace_id))
-
-    def _note(self, exchange: Exchange, began: float, ended: float) -> None:
-        """Count the request, and give it a line if it went wrong or the log has room."""
-        status = exchange.status or _CLIENT_GONE
-        verb = exchange.verb if exchange.verb in _VERBS else "other"
-        _duration.observe(ended - began, verb, exchange.template, str(status))
-        error = exchange.error
-        budget = self._successes if error is None else self._failures
-        suppressed = budget.take(self._clock.monotonic())
-        if suppressed < 0:
-            return
-        line = _log.warning if status >= 500 else _log.info
-        line(
-            "request",
-            method=verb,
-            route=exchange.template,
-            status=status,
-            ms=round((ended - began) * 1000, 2),
-            request_id=exchange.request_id,
-            **({"code": error.code, "reason": error.message[:200]} if error is not None else {}),
-            **({"left_out": suppressed} if suppressed else {}),
-        )
 
     def _preflight(self, exchange: Exchange, allow: str) -> list[tuple[bytes, bytes]]:
         return self._cors.preflight_headers(exchange.headers, allow) if self._cors is not None else []
@@ -318,6 +318,12 @@ class HttpFront:
     async def _metrics(self, _exchange: Exchange) -> Reply:
         _active.set(self._in_flight)
         return Reply(200, [(b"content-type", PROMETHEUS_CONTENT_TYPE.encode())], render_prometheus().encode())
+
+    async def _jwks(self, _exchange: Exchange) -> Reply:
+        return Reply(200, _JWKS, self._keys.jwks, COMMON_HEADERS)
+
+    async def _file(self, exchange: Exchange) -> Reply:
+        return self._files.get(exchange.template, exchange.headers)
 
     async def _page(self, exchange: Exchange) -> Reply:
         return self._docs.get(exchange.template, exchange.headers)

@@ -20,8 +20,8 @@ file; metrics are text for Prometheus to fetch; logs go to standard error.
 """
 
 from dougong.telemetry.context import TraceContext, continue_trace, current_trace, traceparent
-from dougong.telemetry.logs import configure_logging, get_logger
-from dougong.telemetry.metrics import Counter, Gauge, Histogram, Metrics, counter, gauge, histogram
+from dougong.telemetry.logs import also_log, configure_logging, get_logger
+from dougong.telemetry.metrics import Counter, Gauge, Histogram, Metrics, before_render, counter, gauge, histogram
 from dougong.telemetry.process import ProcessMetrics
 from dougong.telemetry.prometheus import PROMETHEUS_CONTENT_TYPE, render_prometheus
 from dougong.telemetry.recorder import Recorder
@@ -37,6 +37,8 @@ __all__ = [
     "Recorder",
     "Span",
     "TraceContext",
+    "also_log",
+    "before_render",
     "close_tracing",
     "configure_logging",
     "configure_tracing",

@@ -43,9 +43,8 @@ class _Continued:
         self._position = position
         self._token: Token[Position | None] | None = None
 
-    def __enter__(self) -> TraceContext | None:
+    def __enter__(self) -> None:
         self._token = CURRENT.set(self._position)
-        return _context(self._position)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -59,7 +58,7 @@ class _Continued:
 
 
 def continue_trace(traceparent: str) -> _Continued:
-    """Make spans in the block children of the caller's span; yields where the trace stands.
+    """Make spans in the block children of the caller's span.
 
     Text that is no valid `traceparent` (or empty) starts a new trace with the next span, whatever was current before.
     """
@@ -69,7 +68,10 @@ def continue_trace(traceparent: str) -> _Continued:
 
 def current_trace() -> TraceContext | None:
     """Where we are, or None outside of any span."""
-    return _context(CURRENT.get())
+    position = CURRENT.get()
+    if position is None:
+        return None
+    return TraceContext(f"{position._trace:032x}", f"{position._id:016x}", position.sampled)
 
 
 def traceparent() -> str:
@@ -78,9 +80,3 @@ def traceparent() -> str:
     if position is None:
         return ""
     return format_traceparent(position._trace, position._id, position.sampled)
-
-
-def _context(position: Position | None) -> TraceContext | None:
-    if position is None:
-        return None
-    return TraceContext(f"{position._trace:032x}", f"{position._id:016x}", position.sampled)

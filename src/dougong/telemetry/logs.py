@@ -5,19 +5,21 @@ from __future__ import annotations
 import json as stdlib_json
 import logging
 import sys
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TextIO, cast
 
 import msgspec
-import structlog
-from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 from dougong.errors import Invalid
+from dougong.telemetry._structlog import structlog
 from dougong.telemetry.context import current_trace
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
-__all__ = ["configure_logging", "get_logger"]
+    from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+
+__all__ = ["also_log", "configure_logging", "get_logger"]
 
 _LEVELS = {
     "debug": logging.DEBUG,
@@ -28,6 +30,7 @@ _LEVELS = {
 }
 _FIRST = ("time", "level", "app", "logger", "event")
 _encoder = msgspec.json.Encoder(enc_hook=str)
+_also: list[Callable[[], Mapping[str, str | int]]] = []
 
 
 class _NamedLogger(structlog.WriteLogger):
@@ -42,6 +45,12 @@ def get_logger(name: str) -> FilteringBoundLogger:
     """A logger: `log.info("order placed", order=order.id)`. Cheap, and may be made before logging is configured."""
     # The name goes to the logger factory: bound as a value, it would fix the configuration as it is at import time.
     return cast("FilteringBoundLogger", structlog.get_logger(name))
+
+
+def also_log(fields: Callable[[], Mapping[str, str | int]]) -> None:
+    """Put what `fields()` gives on every line, e.g. which job is running. Asked only when a line is written."""
+    if fields not in _also:
+        _also.append(fields)
 
 
 def configure_logging(app: str, *, json: bool, level: str = "info", stream: TextIO | None = None) -> None:
@@ -113,6 +122,9 @@ def _add_trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventD
     if trace is not None:
         event["trace_id"] = trace.trace_id
         event["span_id"] = trace.span_id
+    for fields in _also:
+        for key, value in fields().items():
+            event.setdefault(key, value)
     return event
 
 

@@ -8,10 +8,12 @@ process's memory.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
+from inspect import ismethod
 from threading import RLock
 from typing import TypeVar
+from weakref import WeakMethod
 
 __all__ = [
     "LATENCY_BUCKETS_S",
@@ -22,6 +24,7 @@ __all__ = [
     "Histogram",
     "Metric",
     "Metrics",
+    "before_render",
     "counter",
     "gauge",
     "histogram",
@@ -158,6 +161,23 @@ class Histogram(Metric):
             series[place] += 1
             series[-1] += value
 
+    def observe_all(self, values: Sequence[float], *labels: str) -> None:
+        """Many at once, for who would pay for each."""
+        total = sum(values)
+        if total != total:  # noqa: PLR0124 (see above)
+            raise ValueError(f"histogram {self.name} cannot observe NaN")
+        ordered = sorted(values)  # so that each bucket, and not each value, has to be looked for
+        ends = [bisect_right(ordered, bound) for bound in self.buckets]
+        with self._lock:
+            series = self._series.get(labels)
+            if series is None:
+                series = self._series.setdefault(self._admit(labels, len(self._series)), self._empty())
+            before = 0
+            for place, end in enumerate((*ends, len(ordered))):
+                series[place] += end - before
+                before = end
+            series[-1] += total
+
     def count(self, *labels: str) -> int:
         """How many values were observed."""
         series = self._series.get(labels)
@@ -180,7 +200,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._metrics: dict[str, Metric] = {}
-        self._before_render: list[Callable[[], None]] = []
+        self._before_render: list[Callable[[], Callable[[], None] | None]] = []
         self._lock = RLock()
 
     def counter(self, name: str, help: str, labels: Sequence[str] = ()) -> Counter:  # noqa: A002
@@ -203,14 +223,27 @@ class Metrics:
         return kept
 
     def before_render(self, refresh: Callable[[], None]) -> Callable[[], None]:
-        """Call `refresh` before the metrics are read, for what is cheaper asked than followed; returns the undoing."""
-        self._before_render.append(refresh)
-        return lambda: self._before_render.remove(refresh)
+        """Call `refresh` before the metrics are read, for what is cheaper asked than followed; returns the undoing.
+
+        A method does not keep its object alive: whoever was forgotten without being closed is forgotten here, too.
+        """
+        kept: Callable[[], Callable[[], None] | None] = WeakMethod(refresh) if ismethod(refresh) else lambda: refresh
+        self._before_render.append(kept)
+
+        def undo() -> None:
+            if kept in self._before_render:
+                self._before_render.remove(kept)
+
+        return undo
 
     def collect(self) -> list[Metric]:
         """All metrics by name, refreshed."""
-        for refresh in tuple(self._before_render):
-            refresh()
+        for kept in tuple(self._before_render):
+            refresh = kept()
+            if refresh is not None:
+                refresh()
+            elif kept in self._before_render:
+                self._before_render.remove(kept)
         with self._lock:
             return [self._metrics[name] for name in sorted(self._metrics)]
 
@@ -246,3 +279,8 @@ def histogram(
 ) -> Histogram:
     """The process's histogram of that name, made when first asked for. Bounds in seconds unless the name says else."""
     return PROCESS.histogram(name, help, buckets, labels)
+
+
+def before_render(refresh: Callable[[], None]) -> Callable[[], None]:
+    """Call `refresh` before the process's metrics are read, for what is cheaper asked than followed; the undoing."""
+    return PROCESS.before_render(refresh)
