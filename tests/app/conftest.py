@@ -17,7 +17,8 @@ from dougong.app import Process, ProcessState, Supervisor, load_system
 from dougong.telemetry import close_tracing, configure_tracing
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {"PYTHONPATH": str(ROOT)}
+ENVIRONMENT = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
+"""Processes run the code that lies beside these tests, wherever the installed package is."""
 PATIENCE_S = 60.0
 """Ends a test that would never end; nothing waits for it otherwise."""
 

@@ -11,7 +11,10 @@ from pathlib import Path
 import msgspec
 
 from dougong.app import App, Glance, StatusRow, StatusTable
-from dougong.contract import Message, Service, rpc
+from dougong.contract import Message, Service, Subject, rpc
+from dougong.gateway import Gateway, GatewaySettings, jwt_authenticate
+from dougong.http import File
+from dougong.rpc import JwtAuthenticator, JwtIssuer
 
 
 class Hello(Message):
@@ -34,6 +37,41 @@ class Greeter(Service, package="sample.v1"):
     async def hello(self, request: Hello) -> Greeting:
         """Say hello."""
         return Greeting(text=f"hello {request.name}", pid=os.getpid())
+
+
+class GetTicket(Message):
+    """For whom."""
+
+    name: str
+
+
+class Ticket(Message):
+    """A token."""
+
+    token: str
+
+
+class WhoAmI(Message):
+    """The caller."""
+
+    name: Subject = ""
+
+
+class Tickets(Service, package="sample.v1"):
+    """Issues tokens to anybody."""
+
+    def __init__(self, issuer: JwtIssuer) -> None:
+        self._issuer = issuer
+
+    @rpc(http="GET /v1/ticket/{name}", public=True)
+    async def ticket(self, request: GetTicket) -> Ticket:
+        """A token for whoever asks."""
+        return Ticket(token=self._issuer.issue(request.name))
+
+    @rpc(http="GET /v1/me")
+    async def me(self, request: WhoAmI) -> Greeting:
+        """Say who the token names."""
+        return Greeting(text=request.name, pid=os.getpid())
 
 
 class Orders(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,5 +120,28 @@ def greetings() -> Glance:
 
 greeter = App(
     "greeter", services=[Greeter], settings=Orders, prepare=[obey], background=[be_stubborn], glance=greetings
+)
+tickets = App("tickets", services=[Tickets])
+desk = App("desk", front=[Tickets])
+
+
+def gateway(authenticator: JwtAuthenticator) -> Gateway:
+    return Gateway(jwt_authenticate(authenticator), settings=GatewaySettings(reconnect_s=0.2))
+
+
+async def tick(gateway: Gateway) -> None:
+    """Says who serves, again and again."""
+    while True:
+        await gateway.publish("user:bo", b"%d" % os.getpid())
+        await asyncio.sleep(0.02)
+
+
+live = App(
+    "live",
+    services=[Tickets],
+    front=[Tickets],
+    gateway=gateway,
+    files={"/page.html": File("text/html; charset=utf-8", b"<!doctype html><title>Live</title>")},
+    background=[tick],
 )
 front = App("front", front=[Greeter], settings=Orders, prepare=[obey])

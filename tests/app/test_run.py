@@ -29,11 +29,22 @@ from dougong.app import (
     run_apps,
     shards_layout,
 )
+from dougong.app._home import home_of
 from dougong.contract import Service, rpc
 from dougong.errors import Forbidden, Invalid, Unauthenticated
 from dougong.evidence.engines import free_port
-from dougong.registry import Discovery, Instance, InstanceState, Registry, open_registry
-from dougong.rpc import client, close_client
+from dougong.registry import (
+    Discovery,
+    DrainRequest,
+    FileSnapshots,
+    Instance,
+    InstanceState,
+    Registry,
+    Snapshot,
+    ask_to_drain,
+    open_registry,
+)
+from dougong.rpc import Server, client, close_client, trust_everyone
 from dougong.shard import ShardedStore
 from dougong.store import Store, open_store
 
@@ -86,6 +97,39 @@ class Twice(Service, package="sample.v1"):
         return Greeting(text=f"{once.text}, {once.text}", pid=os.getpid())
 
 
+async def test_what_an_instance_is_stands_in_the_registry_and_what_it_knew_on_disk(tmp_path: Path) -> None:
+    settings = RunSettings(data=str(tmp_path), zone="eu-1", version="7", weight=50, epoch=3, instance=2)
+    async with serving(settings, App("greeter", services=[Greeter]), App("edge", front=[Twice, Greeter])) as it:
+        found = {i.service: i for i in await instances(it.registry, "")}["sample.v1.Greeter"]
+        assert (found.zone, found.version, found.weight, found.epoch) == ("eu-1", "7", 50, 3)
+        assert found.id == "greeter-2"  # borne by one process after the other
+        kept = FileSnapshots(tmp_path / "routes")
+        async with asyncio.timeout(PATIENCE_S):
+            while (snapshot := await kept.load("sample.v1.Greeter")) is None or not snapshot.instances:
+                await asyncio.sleep(0.05)
+        assert [i.address for i in snapshot.instances] == [found.address]
+
+
+async def test_asked_to_drain_a_process_stops_in_order(tmp_path: Path) -> None:
+    settings = RunSettings(data=str(tmp_path))
+    async with serving(settings, App("greeter", services=[Greeter])) as it:
+        (one,) = [i for i in await instances(it.registry, "") if i.service == "sample.v1.Greeter"]
+        await ask_to_drain(it.registry, DrainRequest(one.id))
+        async with asyncio.timeout(PATIENCE_S):
+            while await instances(it.registry, ""):
+                await asyncio.sleep(0.02)
+
+
+async def test_two_processes_never_have_the_same_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # as in containers
+    settings = RunSettings(data=str(tmp_path))
+    async with serving(settings, App("greeter", services=[Greeter])) as one, serving(settings, App("greeter")):
+        async with asyncio.timeout(PATIENCE_S):
+            while len(found := await instances(one.registry, "apps.greeter/")) < 2:
+                await asyncio.sleep(0.02)
+        assert len({i.id for i in found}) == 2
+
+
 async def test_two_apps_in_one_process_find_each_other(tmp_path: Path) -> None:
     port = free_port()
     settings = RunSettings(data=str(tmp_path / ODD_PATH), http=f"127.0.0.1:{port}")
@@ -96,7 +140,12 @@ async def test_two_apps_in_one_process_find_each_other(tmp_path: Path) -> None:
         found = {i.service: i for i in await instances(it.registry, "")}
         assert set(found) == {"apps.greeter", "apps.twice", "apps.edge", "sample.v1.Greeter", "sample.v1.Twice"}
         assert all(i.state is InstanceState.SERVING for i in found.values())
-        assert found["apps.edge"].metadata == {"pid": str(os.getpid()), "http": f"127.0.0.1:{port}", "instance": "0"}
+        assert found["apps.edge"].metadata == {
+            "pid": str(os.getpid()),
+            "http": f"127.0.0.1:{port}",
+            "instance": "0",
+            "home": home_of(Path(settings.data)),
+        }
         async with http.get(f"http://{found['apps.twice'].metadata['http']}/readyz") as answer:
             assert answer.status == 200
 
@@ -117,6 +166,28 @@ async def test_all_of_one_process_may_use_a_registry_of_its_own(tmp_path: Path) 
     stop.set()
     await running
     assert not (tmp_path / "registry.db").exists()
+
+
+async def test_it_starts_from_what_it_last_knew_while_the_registry_is_down(tmp_path: Path) -> None:
+    greeter = Server([Greeter()], authenticator=trust_everyone)
+    known = Instance("sample.v1.Greeter", await greeter.start())
+    await FileSnapshots(tmp_path / "routes").save(Snapshot(known.service, 7, 1, (known,)))
+    port = free_port()
+    nobody = f"etcd://127.0.0.1:{free_port()}?timeout_s=0.2"
+    settings = RunSettings(data=str(tmp_path), http=f"127.0.0.1:{port}", registry=nobody)
+    stop = asyncio.Event()
+    running = asyncio.create_task(run_apps([App("twice", services=[Twice], front=[Twice])], settings, stop=stop))
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as http, asyncio.timeout(PATIENCE_S):
+        while not running.done():
+            try:
+                async with http.get("/v1/twice/bo") as answer:
+                    assert (await answer.json())["text"] == "hello bo, hello bo"
+                    break
+            except aiohttp.ClientConnectionError:
+                await asyncio.sleep(0.01)
+    stop.set()
+    await running
+    await greeter.stop()
 
 
 async def test_work_that_fails_ends_the_process_with_its_error(tmp_path: Path) -> None:

@@ -16,9 +16,11 @@ from tests.app.conftest import ENVIRONMENT, FRONT, GREETER, PATIENCE_S, Tried, a
 from tests.app.sample import Greeter, Hello
 
 from dougong.app import Process, ProcessState, read_log_line
+from dougong.app import _home as home_module
+from dougong.app._home import home_of
 from dougong.errors import Conflict, NotFound, Unavailable
 from dougong.evidence.engines import free_port
-from dougong.registry import Discovery, Instance, instance_key, open_registry
+from dougong.registry import Discovery, Instance, Listing, instance_key, open_registry
 from dougong.rpc import client, close_client
 
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("supervisor")]
@@ -28,6 +30,27 @@ SETTINGS = "[apps.greeter.settings]\n"
 
 def serving_again(process: Process, restarts: int) -> bool:
     return process.restarts >= restarts and process.state is ProcessState.SERVING
+
+
+async def test_while_nobody_starts_the_registry_is_left_in_peace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path, GREETER) as it:
+        listed: list[str] = []
+        listing = it.supervisor.registry.list
+
+        async def counted(prefix: str) -> Listing:
+            listed.append(prefix)
+            return await listing(prefix)
+
+        await asyncio.sleep(0.1)  # a look that was under way
+        monkeypatch.setattr(it.supervisor.registry, "list", counted)
+        await asyncio.sleep(0.5)
+        assert not listed
+        (greeter,) = it.supervisor.processes
+        os.kill(greeter.pid, signal.SIGKILL)
+        await until(lambda: serving_again(greeter, 1))
+        assert listed
 
 
 async def test_two_instances_serve_a_killed_one_comes_back_and_all_stop_in_reverse(tmp_path: Path) -> None:
@@ -203,15 +226,19 @@ async def test_after_a_kill_of_everything_the_dead_are_forgotten_at_the_next_sta
     ended = await asyncio.create_subprocess_exec(sys.executable, "-c", "")
     await ended.wait()
     registry = await open_registry(f"local://{tmp_path}/data/registry.db")
-    ghost = Instance("sample.v1.Greeter", "127.0.0.1:9", app="greeter", metadata={"pid": str(ended.pid)})
-    lease = await registry.grant(3600.0)
-    await registry.put(instance_key(ghost), msgspec.json.encode(ghost), lease=lease.id)
+    marks = {"pid": str(ended.pid), "home": home_of(tmp_path / "data")}
+    ghost = Instance("sample.v1.Greeter", "127.0.0.1:9", app="greeter", metadata=marks)
+    elsewhere = msgspec.structs.replace(ghost, address="127.0.0.1:10", metadata={**marks, "home": "another machine"})
+    for instance in (ghost, elsewhere):
+        lease = await registry.grant(3600.0)
+        await registry.put(instance_key(instance), msgspec.json.encode(instance), lease=lease.id)
     await registry.put("/services/strange", b"not an instance", lease=(await registry.grant(3600.0)).id)
     await registry.close()
     async with running(tmp_path, GREETER) as it:
         keys = [item.key for item in (await it.supervisor.registry.list("/services/")).items]
         assert instance_key(ghost) not in keys
         assert "/services/strange" in keys  # what is not ours stays
+        assert instance_key(elsewhere) in keys  # its process id means nothing here
 
 
 SUPERVISE = """
@@ -281,3 +308,11 @@ async def test_settings_meant_for_one_process_do_not_reach_all(tmp_path: Path, m
     monkeypatch.setenv("DOUGONG_REGISTRY", "memory://")
     async with running(tmp_path, GREETER) as it:
         assert it.supervisor.processes[0].address.rpartition(":")[2] != "1"
+
+
+def test_machines_of_one_image_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = home_of(tmp_path)
+    assert home_of(tmp_path) == here
+    assert home_of(tmp_path / "other") != here
+    monkeypatch.setattr(home_module, "boot_id", lambda: "another")
+    assert home_of(tmp_path) != here

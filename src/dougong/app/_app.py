@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
@@ -11,6 +11,9 @@ from dougong.app._inject import Provider
 from dougong.app._status import Glance
 from dougong.contract import Service, describe
 from dougong.errors import Invalid
+from dougong.gateway import Gateway
+from dougong.http import File
+from dougong.jobs import Catalog, Job, Schedule
 from dougong.tcc import Participant
 
 __all__ = ["App", "load_app"]
@@ -29,9 +32,15 @@ class App:
     - `migrations`: package that holds `NNNN_name.sql`; naming one gives the app a database.
     - `settings`: a Struct; its values come from the system file and the environment (`DOUGONG_APP_USERS_CURRENCY=USD`).
     - `prepare`: injected async functions that run before the first request is taken, e.g. to seed an empty database.
+    - `jobs`, `schedules`: what it runs later or by the clock. Its services may ask for `Jobs`; jobs wait in the app's
+      own database (a sharded app gets one for them), and run in this process unless `workers` of it run beside it.
     - `provide`: functions whose return type others may ask for.
     - `background`: async functions, injected like constructors, that run as long as the process serves. One that fails
       ends the process, so that its supervisor restarts it.
+    - `gateway`: an injected function that makes the `Gateway` of the process; it may ask for a `JwtAuthenticator`, and
+      has to ask for a `FanOut` if the app is to have several instances, which share its port. Others may ask for the
+      `Gateway`, to publish, and for its `GatewayAddress`.
+    - `files`: what its front answers at paths of their own: pages, and what they load.
     - `glance`: an injected function that makes the one that makes the tables for the status page.
     """
 
@@ -44,11 +53,15 @@ class App:
         front: Sequence[type[Service]] = (),
         migrations: str = "",
         sharded: bool = False,
+        jobs: Sequence[Job[..., object]] = (),
+        schedules: Sequence[Schedule] = (),
         settings: type[msgspec.Struct] | None = None,
         provide: Sequence[Provider] = (),
         prepare: Sequence[Work] = (),
         background: Sequence[Work] = (),
         glance: Callable[..., Glance] | None = None,
+        gateway: Callable[..., Gateway] | None = None,
+        files: Mapping[str, File] | None = None,
     ) -> None:
         if not name.isidentifier():
             raise TypeError(
@@ -65,13 +78,22 @@ class App:
         self.front = tuple(front)
         self.migrations = migrations
         self.sharded = sharded
+        self.jobs = Catalog(jobs)
+        self.schedules = tuple(schedules)
         self.settings = settings
         self.provide = tuple(provide)
         self.prepare = tuple(prepare)
         self.glance = glance
+        self.gateway = gateway
+        self.files = dict(files or {})
         self.background = tuple(background)
         for service in self.front:
             describe(service)  # a declaration that cannot be served fails at import, not at the first call
+
+    @property
+    def has_jobs(self) -> bool:
+        """Whether it has a queue."""
+        return bool(len(self.jobs) or self.schedules)
 
     @property
     def service_names(self) -> tuple[str, ...]:

@@ -11,7 +11,10 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
+from dougong.app._advertise import check_advertise
 from dougong.app._app import App
+from dougong.app._following import FollowedKeys
+from dougong.app._network import check_network, network_probe
 from dougong.app._ports import parse_address
 from dougong.app._running import Host, Running
 from dougong.app._secrets import ensure_secrets, read_secrets
@@ -20,7 +23,7 @@ from dougong.app._system import System, load_system
 from dougong.app._urls import registry_url
 from dougong.clock import SystemClock
 from dougong.errors import Invalid
-from dougong.registry import Discovery, open_registry
+from dougong.registry import Discovery, FileSnapshots, open_registry
 from dougong.telemetry import ProcessMetrics, configure_logging, configure_tracing, get_logger
 
 __all__ = ["run_apps"]
@@ -53,13 +56,15 @@ async def run_apps(apps: Sequence[App], settings: RunSettings, *, stop: asyncio.
                 await running.serve()
                 serving.append(running)
             _settle_memory()
-        await _until(stop, serving)
+        await _until(stop, serving, host.keys)
         log.info("stopping")
 
 
 def _check(apps: Sequence[App], settings: RunSettings) -> None:
     if not apps:
         raise Invalid("no app to run; name one, e.g. shop.orders:app", code="no_app")
+    check_network(settings)
+    check_advertise(settings)
     names = [app.name for app in apps]
     if len(set(names)) < len(names):
         raise Invalid(f"apps of one process have different names, these are {', '.join(names)}", code="same_app")
@@ -112,31 +117,43 @@ def _settle_memory() -> None:
             ctypes.CDLL(None).malloc_trim(0)
 
 
-async def _until(stop: asyncio.Event, serving: Sequence[Running]) -> None:
-    """Run background work until told to stop; raise what any of it raises."""
+async def _until(stop: asyncio.Event, serving: Sequence[Running], keys: FollowedKeys) -> None:
+    """Run background work until told to stop, and keep up with the keys; raise what any of it raises."""
     if stop.is_set():
         return
     stopping = asyncio.create_task(stop.wait())
-    tasks: list[asyncio.Task[None]] = []
+    tasks: list[asyncio.Task[None]] = [asyncio.create_task(keys.follow(), name="follow-keys")]
+    tasks += [asyncio.create_task(_leave_when_asked(running, stop), name="drain-asked") for running in serving]
     try:
         for running in serving:
             async for coroutine in running.background():
-                tasks.append(asyncio.create_task(coroutine))  # noqa: PERF401 (each is owned before the next is made)
+                tasks.append(asyncio.create_task(coroutine))
         waiting: set[asyncio.Task[object]] = {stopping, *tasks}
         while not stopping.done():
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
     finally:
+        # First who takes work, while all that the work needs is there.
+        await asyncio.gather(*(running.stop_working() for running in serving), return_exceptions=True)
         for task in (stopping, *tasks):
             task.cancel()
         await asyncio.gather(stopping, *tasks, return_exceptions=True)
 
 
-def _system(apps: Sequence[App], path: str) -> System | None:
+async def _leave_when_asked(running: Running, stop: asyncio.Event) -> None:
+    """`dougong services drain` is as good as SIGTERM, from wherever the registry can be reached."""
+    request = await running.drain_asked()
+    log.info("asked to drain", instance=request.id, reason=request.reason)
+    stop.set()
+
+
+def _system(apps: Sequence[App], path: str, profile: str) -> System | None:
     if not path:
+        if profile:
+            raise Invalid(f"profile {profile!r} of which system file? Name one: DOUGONG_SYSTEM", code="unknown_profile")
         return None
-    system = load_system(Path(path))
+    system = load_system(Path(path), profile=profile)
     for app in apps:
         if app.name not in system.apps:
             raise Invalid(
@@ -150,18 +167,27 @@ def _system(apps: Sequence[App], path: str) -> System | None:
 @asynccontextmanager
 async def _host(apps: Sequence[App], settings: RunSettings) -> AsyncGenerator[Host]:
     data = Path(settings.data).absolute()  # noqa: ASYNC240 (looks at the working directory, nothing else)
-    system = _system(apps, settings.system)
+    system = _system(apps, settings.system, settings.profile)
     ensure_secrets(data / "keys")
-    registry = await open_registry(settings.registry or registry_url(data))
-    discovery = Discovery(registry)
+    configured = settings.registry or (system.registry if system is not None else "")
+    registry = await open_registry(
+        configured or registry_url(data),
+        patient=True,  # there are snapshots
+        insecure_network=settings.insecure_network,
+    )
+    clock = SystemClock()
+    probe, snapshots = network_probe(settings), FileSnapshots(data / "routes")
+    discovery = Discovery(registry, clock=clock, probe=probe, snapshots=snapshots)
     try:
+        secrets = read_secrets(data / "keys", system.name if system else "dougong", clock)
         yield Host(
             settings=settings,
             system=system,
             registry=registry,
             discovery=discovery,
-            secrets=read_secrets(data / "keys", system.name if system else "dougong"),
-            clock=SystemClock(),
+            secrets=secrets,
+            keys=FollowedKeys(data / "keys", secrets, clock),
+            clock=clock,
             apps=len(apps),
         )
     finally:

@@ -5,8 +5,21 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from dougong.contract import Message, Service, rpc
+from dougong.mesh import Mesh
 
-__all__ = ["AppStatus", "GetStatus", "Glance", "Status", "StatusRow", "StatusTable"]
+__all__ = [
+    "AppStatus",
+    "GetMesh",
+    "GetStatus",
+    "Glance",
+    "MeshStatus",
+    "Statistic",
+    "Status",
+    "StatusRow",
+    "StatusTable",
+]
+
+_EJECTIONS_MAX = 200
 
 Glance = Callable[[], Awaitable[Sequence["StatusTable"]]]
 
@@ -36,12 +49,45 @@ class AppStatus(Message):
     tables: list[StatusTable]
 
 
+class GetMesh(Message):
+    """Ask an app what became of its calls to others."""
+
+
+class Statistic(Message):
+    """One of Envoy's numbers."""
+
+    name: str
+    value: int
+
+
+class MeshStatus(Message):
+    """Its clusters' counters and gauges, and the latest ejections, one JSON document each."""
+
+    app: str
+    statistics: list[Statistic]
+    ejections: list[str]
+
+
 class Status(Service, package="dougong.v1"):
     """How an app is, for the status page."""
 
-    def __init__(self, app: str, glance: Glance | None) -> None:
+    def __init__(self, app: str, glance: Glance | None, mesh: Mesh | None = None) -> None:
         self._app = app
         self._glance = glance
+        self._mesh = mesh
+
+    @rpc(internal=True, idempotent=True, timeout_s=1.0)
+    async def get_mesh(self, request: GetMesh) -> MeshStatus:
+        """What policy did so far in this process; nothing where none is set."""
+        mesh = self._mesh
+        if mesh is None:
+            return MeshStatus(app=self._app, statistics=[], ejections=[])
+        events = sorted((event for cluster in mesh.clusters for event in cluster.log.events), key=lambda e: e.time)
+        return MeshStatus(
+            app=self._app,
+            statistics=[Statistic(name=name, value=value) for name, value in sorted(mesh.statistics().items())],
+            ejections=[event.json() for event in events[-_EJECTIONS_MAX:]],
+        )
 
     @rpc(internal=True, idempotent=True, timeout_s=1.0)
     async def get_status(self, request: GetStatus) -> AppStatus:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from enum import StrEnum
 from pathlib import Path
 
 import msgspec
@@ -18,59 +17,27 @@ import psutil
 
 from dougong.app._child import Child
 from dougong.app._claim import claim_directory
-from dougong.app._lines import read_log_line
+from dougong.app._home import home_of
+from dougong.app._note import UpNote, write_note
 from dougong.app._ports import check_port, parse_address
+from dougong.app._process import Process, ProcessState, describe_exit, does_not_start, last_lines, own_address
 from dougong.app._restart import EXIT_HOPELESS, RestartPolicy
 from dougong.app._secrets import ensure_secrets
 from dougong.app._system import AppSpec, System
-from dougong.app._urls import registry_url
-from dougong.errors import Conflict, Error, NotFound, Unavailable
-from dougong.registry import Instance, InstanceState, Registry, open_registry
+from dougong.app._urls import configured_registry_url, registry_url
+from dougong.errors import Conflict, Error, Invalid, NotFound, Unavailable
+from dougong.gateway import hold_port
+from dougong.registry import Instance, InstanceState, Registry, open_registry, read_instance
 from dougong.telemetry import get_logger
 
-__all__ = ["Process", "ProcessState", "Supervisor"]
+__all__ = ["Supervisor"]
 
 _LOOK_S = 0.05
 _STARTS_MAX = 3
 """A process that ends so often before everything serves will not do better the next time."""
-_LAST_LINES = 20
 _KILL_AFTER_DRAIN_S = 2.0
 
 log = get_logger(__name__)
-
-
-class ProcessState(StrEnum):
-    """Where a process stands."""
-
-    STARTING = "starting"
-    SERVING = "serving"
-    WAITING = "waiting"
-    """Died; waits for its restart."""
-    STOPPING = "stopping"
-    STOPPED = "stopped"
-
-
-class Process:
-    """One app instance, as the supervisor sees it."""
-
-    def __init__(self, app: str, instance: int, spec: AppSpec) -> None:
-        self.app = app
-        self.instance = instance
-        self.spec = spec
-        self.state = ProcessState.STOPPED
-        self.pid = 0
-        self.restarts = 0
-        self.last_exit: int | None = None
-        self.address = ""
-        self.http = ""
-        self.started_us = 0
-        self.last_lines: deque[str] = deque(maxlen=_LAST_LINES)
-        self.child: Child | None = None
-
-    @property
-    def name(self) -> str:
-        """`orders` for the only instance, `orders-1` for one of several."""
-        return self.app if self.spec.instances == 1 else f"{self.app}-{self.instance}"
 
 
 class Supervisor:
@@ -100,10 +67,15 @@ class Supervisor:
         self._on_change = on_change
         self._ports = ports
         self._environment = environment or {}
+        surroundings = {**os.environ, **self._environment}
+        self.registry_url = configured_registry_url(system, surroundings) or registry_url(self.data)
         self._drain_s = drain_s
-        self.processes = [Process(name, i, spec) for name, spec in system.apps.items() for i in range(spec.instances)]
+        self.processes = [process for name, spec in system.apps.items() for process in _processes(name, spec)]
         self.registry: Registry
+        """Open from `start` to `stop`."""
         self._lock = -1
+        self._held: list[socket.socket] = []
+        """Ports that several processes share, so that nobody else has them while those come and go."""
         self._keepers: list[asyncio.Task[None]] = []
         self._looker: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
@@ -118,10 +90,12 @@ class Supervisor:
         self._lock = claim_directory(self.data)
         try:
             self._check_ports()
+            self._hold_ports()
             ensure_secrets(self.data / "keys")
-            self.registry = await open_registry(registry_url(self.data))
+            write_note(self.data, UpNote(str(self._system_path), self.system.profile))
+            self.registry = await open_registry(self.registry_url)
         except BaseException:
-            self._release_lock()
+            self._let_go()
             raise
         try:
             await self._forget_the_dead()
@@ -147,7 +121,7 @@ class Supervisor:
             self._looker = None
         if self._lock >= 0:
             await self.registry.close()
-        self._release_lock()
+        self._let_go()
 
     def kill(self) -> None:
         """End everything now, unfinished work and all. `stop` still cleans up after it."""
@@ -181,7 +155,7 @@ class Supervisor:
             else:
                 process.child, process.pid, process.started_us = child, child.pid, time.time_ns() // 1000
                 process.last_exit = await child.wait()
-                ended = f"ended with {_describe(process.last_exit)}"
+                ended = f"ended with {describe_exit(process.last_exit)}"
                 await self._forget(child.pid)
             process.pid, process.child, process.address, process.http = 0, None, "", ""
             process.restarts += 1
@@ -196,18 +170,25 @@ class Supervisor:
             "DOUGONG_LOG_JSON": "true",  # whoever gets the lines knows what is what in them
             **self._environment,
             "DOUGONG_DATA": str(self.data),
-            "DOUGONG_REGISTRY": registry_url(self.data),
+            "DOUGONG_REGISTRY": self.registry_url,
+            "DOUGONG_PROFILE": self.system.profile,
             "DOUGONG_INSTANCE": str(process.instance),
+            "DOUGONG_INSTANCES": str(process.spec.processes),
             "DOUGONG_SYSTEM": str(self._system_path),
             "DOUGONG_SUPERVISOR": str(os.getpid()),
+            "DOUGONG_DUTY": "work" if process.worker else "",
             "DOUGONG_DRAIN_S": str(self._drain_s),
             "PYTHONUNBUFFERED": "1",
         }
         # One address for all of them is never what is meant.
-        for name in ("DOUGONG_PORT", "DOUGONG_HTTP"):
+        for name in ("DOUGONG_PORT", "DOUGONG_HTTP", "DOUGONG_LIVE"):
             environment.pop(name, None)
-        if process.spec.http:
-            environment["DOUGONG_HTTP"] = _address(process)
+        if process.version:
+            environment["DOUGONG_VERSION"] = process.version
+        if process.front:
+            environment["DOUGONG_HTTP"] = own_address(process, process.front)
+        if process.live:
+            environment["DOUGONG_LIVE"] = process.live
         return environment
 
     async def _stop_process(self, process: Process) -> None:
@@ -246,14 +227,19 @@ class Supervisor:
     async def _registered(self) -> list[_Registered]:
         found: list[_Registered] = []
         for item in (await self.registry.list("/services/")).items:
-            with suppress(msgspec.MsgspecError):  # somebody else's words under our prefix
-                found.append(_Registered(item.lease, msgspec.json.decode(item.value, type=Instance)))
-        return [registered for registered in found if registered.lease]
+            with suppress(Invalid):  # somebody else's words under our prefix
+                found.append(_Registered(item.lease, read_instance(item.key, item.value)))
+        home = home_of(self.data)  # others may share the registry, and their process ids mean nothing here
+        return [r for r in found if r.lease and r.instance.metadata.get("home") == home]
 
     async def _look(self) -> None:
-        """Keep the picture of who serves up to date from the registry."""
+        """See from the registry who of those that start serves by now. With nobody starting it is left in peace: it may
+        be one that many machines share."""
         silent = False
         while True:
+            if not any(process.state is ProcessState.STARTING for process in self.processes):
+                await asyncio.sleep(_LOOK_S)
+                continue
             try:
                 registered = await self._registered()
                 silent = False
@@ -264,12 +250,13 @@ class Supervisor:
             serving = {
                 i.instance.metadata.get("pid"): i.instance
                 for i in registered
-                if i.instance.service.startswith("apps.") and i.instance.state is InstanceState.SERVING
+                if i.instance.service.startswith(("apps.", "workers.")) and i.instance.state is InstanceState.SERVING
             }
             for process in self.processes:
                 found = serving.get(str(process.pid))
                 if found is not None and process.state is ProcessState.STARTING:
                     process.address, process.http = found.address, found.metadata.get("http", "")
+                    process.pages = tuple(found.metadata.get("pages", "").split())
                     self._set(process, ProcessState.SERVING)
             await asyncio.sleep(_LOOK_S)
 
@@ -283,13 +270,13 @@ class Supervisor:
                             task.result()  # a fault of ours
                     for process in self.processes:
                         if process.restarts >= _STARTS_MAX or process.last_exit == EXIT_HOPELESS:
-                            raise _does_not_start(process)
+                            raise does_not_start(process)
                     await self._changed.wait()
         except TimeoutError:
             late = [p for p in self.processes if p.state is not ProcessState.SERVING]
             names = ", ".join(p.name for p in late)
             raise Unavailable(
-                f"not ready after {ready_s:.0f} s: {names}" + _last_lines(late[0]), code="does_not_start", apps=names
+                f"not ready after {ready_s:.0f} s: {names}" + last_lines(late[0]), code="does_not_start", apps=names
             ) from None
 
     def _line(self, process: Process, line: str) -> None:
@@ -302,54 +289,40 @@ class Supervisor:
             self._changed.set()
             self._on_change(process)
 
-    def _release_lock(self) -> None:
+    def _let_go(self) -> None:
+        while self._held:
+            self._held.pop().close()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
     def _check_ports(self) -> None:
         wanted: dict[str, str] = {}
-        fronts = [(p, f"http of [apps.{p.app}] in {self._system_path}") for p in self.processes if p.spec.http]
-        asked = [*self._ports, *((_address(process), process.name, setting) for process, setting in fronts)]
+        asked = list(self._ports)
+        for p in self.processes:
+            if p.front:
+                asked.append((own_address(p, p.front), p.name, f"http of [apps.{p.app}] in {self._system_path}"))
+            if p.live and p.instance == 0:  # the others share it
+                asked.append((p.live, p.app, f"live of [apps.{p.app}] in {self._system_path}"))
         for address, who, setting in asked:
             other = wanted.setdefault(address, who)
             if other is not who and not address.endswith(":0"):
                 raise Conflict(f"{other} and {who} both want {address}; set another ({setting})", code="port_taken")
             check_port(address, who, setting)
 
+    def _hold_ports(self) -> None:
+        for name, spec in self.system.apps.items():
+            host, port = parse_address(spec.live, f"live of [apps.{name}]") if spec.live else ("", 0)
+            if port and spec.processes > 1:
+                self._held.append(hold_port(host, port))
+
+
+def _processes(app: str, spec: AppSpec) -> list[Process]:
+    """Workers come last: they stop first, and what they hand back waits for whoever starts."""
+    serving = [Process(app, i, spec) for i in range(spec.processes)]
+    return serving + [Process(app, i, spec, worker=True) for i in range(spec.workers)]
+
 
 class _Registered(msgspec.Struct, frozen=True):
     lease: int
     instance: Instance
-
-
-def _address(process: Process) -> str:
-    host, port = parse_address(process.spec.http, f"http of [apps.{process.app}]")
-    return f"{f'[{host}]' if ':' in host else host}:{port + process.instance if port else 0}"
-
-
-def _does_not_start(process: Process) -> Unavailable:
-    times = "once" if process.restarts == 1 else f"{process.restarts} times"
-    how = f"last with {_describe(process.last_exit)}" if process.last_exit is not None else "without ever running"
-    return Unavailable(
-        f"{process.name} ended {times} while starting, {how}" + _last_lines(process),
-        code="does_not_start",
-        apps=process.name,
-    )
-
-
-def _last_lines(process: Process) -> str:
-    if not process.last_lines:
-        return f"; {process.name} printed nothing"
-    return f"; the last that {process.name} said:" + "".join(
-        f"\n  {read_log_line(line)}" for line in process.last_lines
-    )
-
-
-def _describe(code: int | None) -> str:
-    if code is not None and code < 0:
-        try:
-            return f"signal {signal.Signals(-code).name}"
-        except ValueError:  # a real-time signal
-            return f"signal {-code}"
-    return f"exit code {code}"
