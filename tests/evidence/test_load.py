@@ -76,6 +76,17 @@ async def test_what_cannot_be_outstanding_is_dropped_and_counted() -> None:
     assert report.acknowledged + sum(report.refused.values()) == 100
 
 
+async def test_what_still_fits_of_a_group_is_sent() -> None:
+    target = Target(open_at_once=False)
+    load: Load[Ask, Say] = Load()
+    run = asyncio.create_task(run_open(target, iter([0.0] * 25), maker(), batch=10, outstanding_max=13, load=load))
+    while load.offered < 25:
+        await asyncio.sleep(0.001)
+    target.gate.set()
+    await run
+    assert (target.batches, load.dropped) == ([10, 3], 12)
+
+
 async def test_it_ends_when_there_is_nothing_left_to_ask() -> None:
     load = await run_open(Target(), fixed(5000, 10.0), maker(limit=37), batch=10)
     assert load.report().offered == 37

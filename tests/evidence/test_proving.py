@@ -12,7 +12,7 @@ import pytest
 
 from dougong.evidence import Claim, Figures, NotShown, Progress, Ratio, Setting, Threshold, prove
 
-KEYS = ["claim", "holds", "ours", "baseline", "ratio", "machine", "commit", "seed", "why"]
+KEYS = ["claim", "holds", "ours", "baseline", "ratio", "machine", "commit", "tree", "seed", "why"]
 
 
 class Race:
@@ -95,6 +95,15 @@ async def test_a_table_is_filled_and_stands_in_the_report(tmp_path: Path) -> Non
     assert report.table.endswith("| ours | 1,005 |")
 
 
+async def test_a_row_that_was_not_measured_leaves_the_others(tmp_path: Path) -> None:
+    table = (
+        "| who | orders |\n| --- | --- |\n| theirs | {baseline[nothing_per_s]} |\n| ours | {ours[orders_per_s]:,.0f} |"
+    )
+    claim = msgspec.structs.replace(claim_of(opened(Race(FAST, SLOW)), pairs=2), table=table)
+    report = await prove(claim, workdir=tmp_path)
+    assert report.table.splitlines()[2:] == ["| theirs | nothing_per_s was not measured |", "| ours | 1,005 |"]
+
+
 async def test_runs_are_interleaved_and_the_first_changes(tmp_path: Path) -> None:
     race = Race(FAST, SLOW)
     await prove(claim_of(opened(race), pairs=3), workdir=tmp_path)
@@ -123,6 +132,20 @@ async def test_a_difference_that_may_be_chance_does_not_hold(tmp_path: Path) -> 
     assert report.holds is False
     assert report.why == "ratio.orders_per_s is not significantly different from 1"
     assert "| ratio: orders_per_s | 1.08 ~ |" in report.to_markdown()
+
+
+async def test_that_something_costs_no_more_needs_no_difference(tmp_path: Path) -> None:
+    ours = [100.0, 80.0, 130.0, 70.0, 120.0, 105.0]
+    for threshold, holds in (
+        (Threshold("ratio.orders_per_s", at_most=1.25), True),
+        (Threshold("ratio.orders_per_s", at_least=0.8), True),
+        (Threshold("ours.orders_per_s", at_least=90), True),  # a ratio that nothing is claimed of
+        (Threshold("ratio.orders_per_s", at_most=0.99), False),
+        (Threshold("ratio.orders_per_s", at_most=1.05), False),
+    ):
+        report = await prove(claim_of(opened(Race(ours, [95.0] * 6)), threshold), workdir=tmp_path)
+        assert report.holds is holds, threshold
+        assert "| ratio: orders_per_s | 1.08 ~ |" in report.to_markdown(), "and it is marked as chance"
 
 
 async def test_quick_runs_fewer_pairs_and_says_so(tmp_path: Path) -> None:
@@ -165,6 +188,26 @@ async def test_a_run_that_turns_void_half_way_keeps_what_was_measured(tmp_path: 
     assert report.holds is None
     assert report.ours["orders_per_s"].values == (1000.0,)
     assert report.result == ""
+
+
+@pytest.mark.parametrize("figure", ["ours.orders_per_s", "ratio.orders_per_s"])
+async def test_without_its_baseline_a_claim_is_judged_where_ours_alone_says_something(
+    tmp_path: Path, figure: str
+) -> None:
+    class Alone(Race):
+        async def baseline(self, pair: int) -> Figures:
+            self.calls.append("baseline")
+            raise NotShown("the other engine is not installed")
+
+    race = Alone([12, 12], [])
+    report = await prove(claim_of(opened(race), Threshold(figure, at_least=10), pairs=2), workdir=tmp_path)
+    assert "not shown here, because the other engine is not installed" in report.why
+    if figure.startswith("ours"):
+        assert report.holds
+        assert race.calls == ["baseline", "ours", "ours", "verify"]
+    else:
+        assert report.holds is None
+        assert race.calls == ["baseline"]
 
 
 async def test_a_threshold_on_what_was_not_measured_is_not_met(tmp_path: Path) -> None:

@@ -18,27 +18,45 @@ its own beside ours. This room knows no system: starting one, talking to it and 
 from dougong.evidence.apart import Generator, generator
 from dougong.evidence.claim import Claim, Experiment, Figures, NotShown, Ratio, Setting, Threshold
 from dougong.evidence.discover import find_claims, find_rushes
-from dougong.evidence.engines import MariaDB, PostgreSQL, Server
+from dougong.evidence.engines import Engine, MariaDB, PostgreSQL, Redis, Server, free_port
+from dougong.evidence.etcd_cluster import EtcdCluster
 from dougong.evidence.experiment import Progress, prove
+from dougong.evidence.kafka_broker import KafkaBroker
 from dougong.evidence.latency import Latencies, Quantiles
 from dougong.evidence.load import Journal, Load, LoadReport, Target, leaves_open, run_closed, run_open
-from dougong.evidence.machine import Machine, commit_of, describe_machine
+from dougong.evidence.machine import Machine, commit_of, describe_machine, tree_of
 from dougong.evidence.readme import claims_table, write_claims
 from dougong.evidence.report import Judgement, Report
 from dougong.evidence.scenario import Discrepancy, OpenScenario, RushOptions, RushResult, Scenario, rush
 from dougong.evidence.schedule import Zipf, fixed, poisson
 from dougong.evidence.statistics import Summary, median, summarize
+from dougong.evidence.swarm import (
+    Connected,
+    Counted,
+    Crew,
+    Swarm,
+    SwarmOptions,
+    Timed,
+    quantiles_of,
+    swarm_of,
+)
 from dougong.evidence.wire import HttpLoad
 
 __all__ = [
     "Claim",
+    "Connected",
+    "Counted",
+    "Crew",
     "Discrepancy",
+    "Engine",
+    "EtcdCluster",
     "Experiment",
     "Figures",
     "Generator",
     "HttpLoad",
     "Journal",
     "Judgement",
+    "KafkaBroker",
     "Latencies",
     "Load",
     "LoadReport",
@@ -50,6 +68,7 @@ __all__ = [
     "Progress",
     "Quantiles",
     "Ratio",
+    "Redis",
     "Report",
     "RushOptions",
     "RushResult",
@@ -57,8 +76,11 @@ __all__ = [
     "Server",
     "Setting",
     "Summary",
+    "Swarm",
+    "SwarmOptions",
     "Target",
     "Threshold",
+    "Timed",
     "Zipf",
     "claims_table",
     "commit_of",
@@ -66,14 +88,18 @@ __all__ = [
     "find_claims",
     "find_rushes",
     "fixed",
+    "free_port",
     "generator",
     "leaves_open",
     "median",
     "poisson",
     "prove",
+    "quantiles_of",
     "run_closed",
     "run_open",
     "rush",
     "summarize",
+    "swarm_of",
+    "tree_of",
     "write_claims",
 ]

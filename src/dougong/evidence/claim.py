@@ -46,7 +46,7 @@ class Experiment(Protocol):
     """One baseline and one ours, both running. Called in turn, never at once."""
 
     async def baseline(self, pair: int) -> Figures:
-        """Measure what people start from."""
+        """Measure what people start from. `NotShown` leaves ours to be judged alone, where that says something."""
 
     async def ours(self, pair: int) -> Figures:
         """Measure what is claimed."""
@@ -78,6 +78,12 @@ class Threshold(msgspec.Struct, frozen=True):
             )
         if (self.at_least is None) == (self.at_most is None):
             raise ValueError(f"threshold on {self.figure!r} needs either at_least or at_most")
+
+    @property
+    def claims_difference(self) -> bool:
+        """Of a ratio: that there is one, so that it must not be chance. `at_most=1.25` claims that there is none worth
+        speaking of."""
+        return self.at_least >= 1 if self.at_least is not None else self.at_most is not None and self.at_most < 1
 
     def met_by(self, value: float) -> bool:
         if self.at_least is not None:

@@ -1,4 +1,4 @@
-"""Real database servers, for experiments and tests: started on a folder of their own, stopped by process id.
+"""Real servers (databases, Redis), for experiments and tests: started on a folder of their own, stopped by process id.
 
 Never the machine's own server, and never its ports. What is not installed is `NotShown`.
 """
@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from io import BufferedWriter
 from pathlib import Path
 
@@ -25,15 +25,15 @@ import psutil
 
 from dougong.evidence.claim import NotShown
 
-__all__ = ["QUOTED", "SERVERS", "MariaDB", "PostgreSQL", "Server", "free_port"]
+__all__ = ["QUOTED", "SERVERS", "Engine", "MariaDB", "PostgreSQL", "Redis", "Server", "free_port"]
 
 PASSWORD = "s3cret/p@ss"  # noqa: S105 (a throw-away server's; with characters that a URL has to quote)
 QUOTED = "s3cret%2Fp%40ss"
-READY_S = 60.0
+READY_S = 120.0
 
 
-class Server:
-    """One engine on an empty folder, with `buffer_mb` of memory for its pages, started.
+class Engine:
+    """One engine on an empty folder, with `buffer_mb` of memory for what it keeps there, started.
 
     `start` after `kill` or `stop` finds what was synced before.
     """
@@ -43,10 +43,8 @@ class Server:
     def __init__(self, folder: Path, *, buffer_mb: int = 32) -> None:
         self.folder = folder
         self._buffer_mb = buffer_mb
-        self._free: list[str] = []
         self.data = self.folder / "data"
         self.port = free_port()
-        self._numbers = itertools.count(1)
         self._process: subprocess.Popen[bytes] | None = None
         self._user = ""
         if os.geteuid() == 0:  # PostgreSQL refuses root; what suits it suits MariaDB
@@ -57,6 +55,12 @@ class Server:
                     os.chown(self.folder, account.pw_uid, account.pw_gid)
                     break
         self._install()
+
+    @property
+    def pid(self) -> int:
+        """Of its process, which must be up."""
+        assert self._process is not None, f"{self.engine} is not running"
+        return self._process.pid
 
     def start(self) -> None:
         """Start and wait until it answers."""
@@ -101,34 +105,7 @@ class Server:
         self.stop()  # not kill: PostgreSQL then takes back what it has outside of the folder
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    @contextlib.contextmanager
-    def database(self, *, tcp: bool = False) -> Generator[str]:
-        """The URL of a fresh database, gone afterwards; over the socket, or over loopback with a password."""
-        if self._free:
-            name = self._free.pop()
-        else:
-            name = f"test_{next(self._numbers)}"
-            self.sql(f"CREATE DATABASE {name}{self._options}")
-        try:
-            yield self.url(name, tcp=tcp)
-        finally:
-            if self._process is None:
-                self.start()
-            self._empty(name)
-            self._free.append(name)
-
     _stop_signal = signal.SIGTERM
-    _options = ""
-
-    def url(self, database: str, *, tcp: bool = False) -> str:
-        raise NotImplementedError
-
-    def sql(self, statement: str) -> str:
-        """Run a statement as an administrator, outside of what is tested."""
-        raise NotImplementedError
-
-    def _empty(self, database: str) -> None:
-        raise NotImplementedError
 
     def _install(self) -> None:
         raise NotImplementedError
@@ -180,6 +157,43 @@ class Server:
         if not self._user:
             return None, None, None
         return self._user, pwd.getpwnam(self._user).pw_gid, []
+
+
+class Server(Engine):
+    """A server of databases."""
+
+    _options = ""
+
+    def __init__(self, folder: Path, *, buffer_mb: int = 32) -> None:
+        self._free: list[str] = []
+        self._numbers = itertools.count(1)
+        super().__init__(folder, buffer_mb=buffer_mb)
+
+    @contextlib.contextmanager
+    def database(self, *, tcp: bool = False) -> Generator[str]:
+        """The URL of a fresh database, gone afterwards; over the socket, or over loopback with a password."""
+        if self._free:
+            name = self._free.pop()
+        else:
+            name = f"test_{next(self._numbers)}"
+            self.sql(f"CREATE DATABASE {name}{self._options}")
+        try:
+            yield self.url(name, tcp=tcp)
+        finally:
+            if self._process is None:
+                self.start()
+            self._empty(name)
+            self._free.append(name)
+
+    def url(self, database: str, *, tcp: bool = False) -> str:
+        raise NotImplementedError
+
+    def sql(self, statement: str) -> str:
+        """Run a statement as an administrator, outside of what is tested."""
+        raise NotImplementedError
+
+    def _empty(self, database: str) -> None:
+        raise NotImplementedError
 
 
 class MariaDB(Server):
@@ -275,6 +289,44 @@ class PostgreSQL(Server):
         if tcp:
             return f"postgresql://dougong:{QUOTED}@127.0.0.1:{self.port}/{database}"
         return f"postgresql://postgres@/{database}?host={self.folder}&port={self.port}"
+
+
+class Redis(Engine):
+    """Keeps `buffer_mb` in memory and nothing on disk; `options` are further ones of redis-server's."""
+
+    engine = "redis"
+
+    def __init__(self, folder: Path, *, buffer_mb: int = 32, options: Sequence[str] = ()) -> None:
+        self._more = options
+        super().__init__(folder, buffer_mb=buffer_mb)
+
+    def url(self, database: int = 0) -> str:
+        return f"redis://:{QUOTED}@127.0.0.1:{self.port}/{database}"
+
+    def _install(self) -> None:
+        self._server = _find("redis-server")
+        self.start()
+
+    def _command(self) -> list[str]:
+        return [
+            self._server, "--bind", "127.0.0.1", "--port", str(self.port), "--requirepass", PASSWORD,
+            "--dir", str(self.folder), "--save", "", "--appendonly", "no", "--daemonize", "no",
+            "--maxmemory", f"{self._buffer_mb}mb", "--maxmemory-policy", "noeviction", *self._more,
+        ]  # fmt: skip
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as connection:
+                connection.sendall(f"AUTH {PASSWORD}\r\nPING\r\n".encode())
+                reply = b""
+                while not reply.endswith(b"\r\n+PONG\r\n"):
+                    got = connection.recv(1024)
+                    if not got:
+                        return False
+                    reply += got
+                return True
+        except OSError:
+            return False
 
 
 SERVERS: dict[str, type[Server]] = {"mysql": MariaDB, "postgresql": PostgreSQL}

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from dougong.evidence.claim import Claim, Experiment, Figures, NotShown, Setting
-from dougong.evidence.machine import commit_of, describe_machine
+from dougong.evidence.machine import commit_of, describe_machine, tree_of
 from dougong.evidence.report import Report, Summaries, judge
 from dougong.evidence.statistics import summarize
 
@@ -55,7 +55,7 @@ async def prove(
     not_shown = ""
     try:
         async with claim.experiment(setting) as experiment:
-            await runs.measure(experiment)
+            await runs.measure(experiment, alone_will_do=all(t.figure.startswith("ours.") for t in claim.thresholds))
             runs.say("checking")
             problems = await experiment.verify()
     except NotShown as reason:
@@ -64,6 +64,8 @@ async def prove(
     figures = {"ours": ours, "baseline": baseline, "ratio": _ratios(claim, runs)}
     holds: bool | None
     holds, judgements, why = judge(claim, figures, tuple(problems))
+    if runs.without_baseline:
+        why += f"; the baseline is not shown here, because {runs.without_baseline}"
     if not_shown:
         holds, judgements, why = None, (), f"not shown here, because {not_shown}"
     if machine.load > _BUSY_PER_CORE * machine.cores:
@@ -75,7 +77,7 @@ async def prove(
         task=claim.task,
         action=claim.action,
         result="" if not_shown else _filled(claim.result, figures),
-        table="" if not_shown else _filled(claim.table, figures),
+        table="" if not_shown else "\n".join(_filled_row(row, figures) for row in claim.table.splitlines()),
         holds=holds,
         why=why,
         ours=ours,
@@ -87,6 +89,7 @@ async def prove(
         quick=quick,
         seed=seed,
         commit=await asyncio.to_thread(commit_of, _sources(claim)),
+        tree=await asyncio.to_thread(tree_of, _sources(claim)),
         machine=machine,
         started=now.isoformat(timespec="seconds"),
         seconds=round(time.monotonic() - start, 1),
@@ -102,13 +105,16 @@ class _Runs:
     def __init__(self, pairs: int, progress: Callable[[Progress], None]) -> None:
         self.ours: list[Figures] = []
         self.baseline: list[Figures] = []
+        self.without_baseline = ""
+        """Because of what it cannot be shown."""
         self._pairs = pairs
         self._progress = progress
 
     def say(self, text: str) -> None:
         self._progress(Progress(len(self.ours) + len(self.baseline), 2 * self._pairs, text))
 
-    async def measure(self, experiment: Experiment) -> None:
+    async def measure(self, experiment: Experiment, *, alone_will_do: bool) -> None:
+        """All pairs. Where ours `alone_will_do`, a baseline that cannot be shown here is left out."""
         for pair in range(self._pairs):
             # Who goes first changes from pair to pair, so that what drifts (heat, a neighbour, a growing database)
             # favours neither.
@@ -116,8 +122,13 @@ class _Runs:
                 self.say(f"pair {pair + 1} of {self._pairs}: {which}")
                 if which == "ours":
                     self.ours.append(await experiment.ours(pair))
-                else:
-                    self.baseline.append(await experiment.baseline(pair))
+                elif not self.without_baseline:
+                    try:
+                        self.baseline.append(await experiment.baseline(pair))
+                    except NotShown as reason:
+                        if not alone_will_do:
+                            raise
+                        self.without_baseline = reason.message
 
 
 def _summaries(runs: Sequence[Figures]) -> Summaries:
@@ -147,8 +158,14 @@ def _filled(text: str, figures: dict[str, Summaries]) -> str:
         return f"{missing.args[0]} was not measured"
 
 
+def _filled_row(row: str, figures: dict[str, Summaries]) -> str:
+    """Of a table: what a run left out (a quick one, a library that is not there) leaves the others."""
+    filled = _filled(row, figures)
+    return filled if filled.startswith("|") or not row.startswith("|") else f"{row[: row.index('|', 1)]}| {filled} |"
+
+
 def _sources(claim: Claim) -> Path:
-    """Where the experiment is written: its commit is the one that counts."""
+    """Where the experiment is written: its commit and tree are the ones that count."""
     module = sys.modules.get(getattr(claim.experiment, "__module__", ""))
     file = getattr(module, "__file__", None)
     return Path(file).parent if file else Path.cwd()

@@ -53,6 +53,15 @@ class Latencies:
         """Take over all of another's values."""
         self._counts.update(other._counts)
 
+    def buckets(self) -> list[tuple[int, int]]:
+        """(µs, how often), to hand to another process."""
+        return list(self._counts.items())
+
+    def add_buckets(self, buckets: Iterable[tuple[int, int]]) -> None:
+        """Take over what another process's `buckets` were."""
+        for value_us, count in buckets:
+            self._counts[value_us] += count
+
     def encode(self) -> str:
         """The whole histogram as text, to keep beside a report (HdrHistogram's V2 format, microseconds)."""
         histogram = HdrHistogram(1, _MAX_US, _SIGNIFICANT_DIGITS)

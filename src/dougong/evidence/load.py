@@ -178,6 +178,7 @@ async def run_open(
 ) -> Load[Request, Reply]:
     """Send `make(n)` requests as `schedule` says, until it ends or there are no more requests to make.
 
+    What is due while `outstanding_max` are under way is dropped and counted.
     Returns when everything sent has its outcome.
     """
     load = load if load is not None else Load()
@@ -198,9 +199,11 @@ async def run_open(
             if not due:
                 await asyncio.sleep(_TICK_S)
                 continue
-            if load.outstanding + len(due) > outstanding_max:
-                load.offered += len(due)
-                load.dropped += len(due)
+            room = max(outstanding_max - load.outstanding, 0)
+            dropped = len(due) - len(due[:room])
+            load.offered += dropped
+            load.dropped += dropped
+            if not (due := due[:room]):
                 await asyncio.sleep(0)
                 continue
             requests = make(len(due))

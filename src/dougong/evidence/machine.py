@@ -15,7 +15,7 @@ import psutil
 
 from dougong.evidence.statistics import median
 
-__all__ = ["Machine", "commit_of", "describe_machine"]
+__all__ = ["Machine", "commit_of", "describe_machine", "tree_of"]
 
 _GIT_TIMEOUT_S = 5.0
 
@@ -58,6 +58,22 @@ def commit_of(directory: Path) -> str:
         return commit + ("+changes" if _git(directory, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return f"dougong {_versions('dougong').get('dougong', 'of unknown version')}"
+
+
+def tree_of(directory: Path) -> str:
+    """Which sources ran, by content: the folder at the top of the repository that `directory` lies in and its git tree,
+    as in `src:3f2a…`. `git rev-parse HEAD:src` prints it for as long as nothing in there changes, in whatever commit.
+
+    `+changes` when they differ from it; empty outside git.
+    """
+    try:
+        top = _git(directory, "rev-parse", "--show-prefix").partition("/")[0]
+        root = _git(directory, "rev-parse", "--show-toplevel")
+        tree = _git(directory, "rev-parse", f"HEAD:{top}")
+        changed = _git(Path(root), "status", "--porcelain", "--untracked-files=no", "--", top or ".")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return f"{top}:{tree}" + ("+changes" if changed else "")
 
 
 def _git(directory: Path, *arguments: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,30 +13,54 @@ __all__ = ["claims_table", "write_claims"]
 
 _BEGIN, _END = "<!-- claims -->", "<!-- /claims -->"
 _VERDICTS = {True: "holds", False: "**does not hold**", None: "not shown here"}
+_HEAD = ("| claim | measured | verdict | when, of which sources |", "| --- | --- | --- | --- |")
 
 
-def claims_table(reports: Sequence[Report]) -> str:
-    """A Markdown table, one row a claim, with where and when it was measured below it."""
-    lines = ["| claim | measured | verdict |", "| --- | --- | --- |"]
+def claims_table(reports: Sequence[Report], before: str = "") -> str:
+    """A Markdown table, one row a claim: what was measured, the verdict, when, and the tree of the sources (`tree_of`).
+
+    The machines are named below it. Claims of the table `before` that are not among `reports` stay as they are.
+    """
+    rows, machines = _read(before)
     for r in reports:
         why = f": {r.why}" if r.holds is False else ""
-        lines.append(f"| `{r.claim}`: {r.title} | {r.result or r.why} | {_VERDICTS[r.holds]}{why} |")
-    wheres: dict[str, list[str]] = {}
-    for r in reports:
-        where = (
-            f"measured {r.started[:10]} at commit `{r.commit[:12]}` on {r.machine.cores} cores ({r.machine.cpu}), "
-            f"{r.machine.memory_gib} GiB, {r.machine.python}"
-        )
-        wheres.setdefault(where, []).append(f"`{r.claim}`")
-    said = "; ".join(f"{', '.join(names)} {where}" for where, names in wheres.items())
-    return "\n".join([*lines, "", said + "."])
+        when = f"{r.started[:10]} `{_short(r)}`"
+        rows[r.claim] = f"| `{r.claim}`: {r.title} | {r.result or r.why} | {_VERDICTS[r.holds]}{why} | {when} |"
+        m = r.machine
+        machines[r.claim] = f"on {m.cores} cores ({m.cpu}), {m.memory_gib} GiB, {m.python}"
+    names: dict[str, list[str]] = {}
+    for claim in sorted(rows):
+        names.setdefault(machines.get(claim, "elsewhere"), []).append(f"`{claim}`")
+    said = "; ".join(f"{', '.join(claims)} measured {machine}" for machine, claims in names.items())
+    return "\n".join([*_HEAD, *(rows[claim] for claim in sorted(rows)), "", said + "."])
+
+
+def _short(report: Report) -> str:
+    """The tree, so that a reader can see whether these are the sources he has; outside git what stands for it."""
+    top, _, tree = report.tree.partition(":")
+    return f"{top}:{tree[:12]}" if tree else report.commit[:12]
+
+
+def _read(table: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Of a table made here: claim → row, and claim → the machine it was measured on."""
+    rows = {match[1]: match[0] for match in re.finditer(r"^\| `([^`]+)`: .*\|$", table, re.MULTILINE)}
+    *_, last = table.strip().split("\n")
+    machines: dict[str, str] = {}
+    for part in last.removesuffix(".").split("; "):
+        claims, measured, machine = part.partition(" measured ")
+        if measured:
+            machines |= dict.fromkeys(re.findall(r"`([^`]+)`", claims), machine)
+    return rows, machines
 
 
 def write_claims(readme: Path, reports: Sequence[Report]) -> None:
-    """Put the table between the marks in `readme`. Raises `Invalid` naming the file if the marks are not there."""
+    """Put the claims between the marks in `readme`; those that are there already and were not measured again stay.
+
+    Raises `Invalid` naming the file if the marks are not there.
+    """
     text = readme.read_text()
     head, begin, rest = text.partition(_BEGIN)
-    _, end, tail = rest.partition(_END)
+    before, end, tail = rest.partition(_END)
     if not begin or not end:
         raise Invalid(f"{readme} has no place for the claims: put {_BEGIN} and {_END} where the table belongs")
-    readme.write_text(f"{head}{_BEGIN}\n{claims_table(reports)}\n{_END}{tail}")
+    readme.write_text(f"{head}{_BEGIN}\n{claims_table(reports, before)}\n{_END}{tail}")

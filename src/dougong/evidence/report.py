@@ -49,6 +49,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     quick: bool
     seed: int
     commit: str
+    tree: str
+    """What ran, by content (`tree_of`); it outlives commits that are put together or moved."""
     machine: Machine
     started: str
     seconds: float
@@ -56,7 +58,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Directory with the raw data."""
 
     def to_json(self) -> str:
-        """One object: claim, holds, ours, baseline, ratio (medians), machine, commit, seed, why."""
+        """One object: claim, holds, ours, baseline, ratio (medians), machine, commit, tree, seed, why."""
         shown = {
             "claim": self.claim,
             "holds": self.holds,
@@ -65,6 +67,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
             "ratio": _medians(self.ratio),
             "machine": self.machine,
             "commit": self.commit,
+            "tree": self.tree,
             "seed": self.seed,
             "why": self.why,
         }
@@ -78,7 +81,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         where = (
             f"{m.cpu}, {m.cores} cores, {m.memory_gib} GiB, {m.system}, {m.python}; 4 KiB durable in {m.sync_ms} ms; "
             f"load before the run {m.load}. {self.started}, {self.seconds:.0f} s, commit `{self.commit}`, "
-            f"seed {self.seed}, {pairs}{' (quick)' if self.quick else ''}. "
+            f"tree `{self.tree}`, seed {self.seed}, {pairs}{' (quick)' if self.quick else ''}. "
             "Every single value is in `raw.json` beside this page, with the versions."
         )
         parts = [
@@ -146,7 +149,12 @@ def judge(
         for j in judgements
         if not j.met
     ]
-    doubtful = [n for n, s in figures["ratio"].items() if s.enough and not s.differs_from(1.0)]
+    claimed = {t.figure for t in claim.thresholds if t.claims_difference}
+    doubtful = [
+        name
+        for name, summary in figures["ratio"].items()
+        if f"ratio.{name}" in claimed and summary.enough and not summary.differs_from(1.0)
+    ]
     reasons += [f"ratio.{name} is not significantly different from 1" for name in doubtful]
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
