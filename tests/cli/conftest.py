@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.app.conftest import no_settings_from_outside, telemetry_restored
+from tests.app.conftest import PATIENCE_S, no_settings_from_outside, telemetry_restored
 
-from dougong.cli import main
+from dougong.cli import application, main
+from dougong.errors import Error
 
 __all__ = ["no_settings_from_outside", "telemetry_restored"]
 
@@ -32,6 +34,7 @@ class Ran:
 
 
 Command = Callable[..., Ran]
+Here = Callable[..., Awaitable[tuple[int, str, str]]]
 
 
 @pytest.fixture
@@ -46,6 +49,24 @@ def dougong(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         said = capsys.readouterr()
         code = caught.value.code
         return Ran(code if isinstance(code, int) else 0, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Here:
+    """Run `dougong …` on this loop, which serves meanwhile: exit code, output, error."""
+    monkeypatch.setenv("COLUMNS", "220")
+
+    async def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            command = application().run_async(list(map(str, arguments)), result_action="return_value")
+            async with asyncio.timeout(PATIENCE_S):
+                code = await command
+        except Error as error:
+            return 1, "", str(error)
+        return int(code or 0), *capsys.readouterr()
 
     return run
 

@@ -18,7 +18,7 @@ from dougong.app import registry_url
 from dougong.registry import Instance, open_registry
 from dougong.registry import instance_key as key_of
 
-COMMANDS = ["contract", "doctor", "machine", "prove", "run", "rush", "services", "tx", "up"]
+COMMANDS = ["contract", "doctor", "keys", "machine", "prove", "run", "rush", "services", "tx", "up"]
 
 
 def test_help_names_every_command(dougong: Command) -> None:
@@ -33,6 +33,13 @@ def test_help_names_every_command(dougong: Command) -> None:
     "command",
     [
         *COMMANDS,
+        "services ls",
+        "services watch",
+        "services why",
+        "services drain",
+        "keys show",
+        "keys rotate",
+        "keys retire",
         "tx list",
         "tx show",
         "tx retry",
@@ -79,6 +86,8 @@ def test_wrong_usage_is_named_with_exit_code_2(dougong: Command, arguments: list
     [
         (["services"], "no_system"),
         (["tx", "list"], "no_system"),
+        (["keys", "show"], "no_system"),
+        (["keys", "rotate"], "no_system"),
         (["rush"], "no_system"),
         (["prove", "nothing"], "unknown_claim"),
         (["run"], "no_app"),
@@ -86,6 +95,9 @@ def test_wrong_usage_is_named_with_exit_code_2(dougong: Command, arguments: list
         (["run", "no.such:app"], "app_not_found"),
         (["up", "nowhere.toml"], "system_not_found"),
         (["up", "--console", "8600"], "bad_address"),
+        (["up", "--profile", "nowhere"], "unknown_profile"),
+        (["services", "why", "a.v1.B"], "no_system"),
+        (["services", "drain", "a"], "no_system"),
     ],
 )
 def test_an_error_is_one_line_with_exit_code_1(
@@ -118,7 +130,9 @@ def test_services_as_the_registry_has_them(dougong: Command, tmp_path: Path) -> 
 
     asyncio.run(register())
     ran = dougong("services", "--data", data, "--json")
-    assert ran.json["instances"] == [msgspec.to_builtins(instance)]
+    (row,) = ran.json["instances"]
+    assert row.items() >= msgspec.to_builtins(instance).items()
+    assert (row["health"], row["lease"], row["registered"]) == ("dead", 0, row["revision"])
     assert ran.json["revision"] >= 1
     table = dougong("services", "--data", data).out
     for word in ("shop.v1.Orders", "127.0.0.1:4711", "serving", "orders-0-12", "1 instances"):
@@ -127,11 +141,24 @@ def test_services_as_the_registry_has_them(dougong: Command, tmp_path: Path) -> 
 
 def test_doctor_looks_at_everything_and_names_what_to_do(dougong: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     findings = {f["what"]: f for f in dougong("doctor", "--json").json}
-    for what in ("Python", "cores", "memory", "file descriptors", "disk", "etcd", "Kafka", "port for status page"):
+    for what in (
+        "Python",
+        "cores",
+        "memory",
+        "file descriptors",
+        "disk",
+        "etcd",
+        "Kafka",
+        "port for status page",
+        "address for others",
+    ):
         assert findings[what]["state"] in ("ok", "note", "bad")
     assert all(f["remedy"] for f in findings.values() if f["state"] == "bad")
     text = dougong("doctor").out
     assert all(what in text for what in findings)
+    monkeypatch.setenv("DOUGONG_ADVERTISE", "0.0.0.0")
+    ran = dougong("doctor", "--json")
+    assert (ran.code, {f["what"]: f["state"] for f in ran.json}["address for others"]) == (1, "bad")
 
 
 def test_doctor_looks_at_the_ports_of_the_system_here(

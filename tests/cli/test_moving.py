@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from tests.cli.test_shards import run
 
-from dougong.shard import ShardedTable, embedded_layout, open_sharded_store
+from dougong.errors import Unavailable
+from dougong.shard import Mover, ShardedTable, embedded_layout, open_sharded_store
 from dougong.store import Migration, Tx
 
 
@@ -81,6 +82,26 @@ def test_what_cannot_be_done_is_said(
     failed, text = run(capsys, *arguments, "--data", data)
     assert (failed, code in text) == (1, True), text
     assert json.loads(run(capsys, "moves", "--json", "--data", data)[1]) == []
+
+
+def test_triggers_that_were_left_are_taken_away(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: object) -> None:
+        raise Unavailable("in use", code="table_busy")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dougong.shard.moving.mover._TIDY_AFTER_S", (0.0,))
+        patch.setattr(Mover, "_remove", fails)
+        assert run(capsys, "move", 17, "--to", "db-2", "--complete", "--data", data)[0] == 0
+        assert "db-1, db-2: triggers of moves that are over" in run(capsys, "moves", "--data", data)[1]
+        code, text = run(capsys, "tidy", "--json", "--data", data)
+        assert (code, '{"done":[],"busy":["db-1","db-2"]}' in text.splitlines()) == (1, True)  # logs stand around it
+        code, text = run(capsys, "tidy", "--data", data)
+        assert (code, "nothing was taken away\nin use: db-1, db-2; try again later\n" in text) == (1, True)
+    assert run(capsys, "tidy", "--data", data) == (0, "no triggers are left in db-1, db-2\n")
+    assert run(capsys, "tidy", "--data", data) == (0, "no triggers were left of moves that are over\n")
+    assert "triggers" not in run(capsys, "moves", "--data", data)[1]
 
 
 def test_nothing_ever_moved(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,9 +17,10 @@ from tests.app.conftest import FRONT, GREETER, PATIENCE_S, Tried, alive, running
 
 from dougong.app import ensure_secrets
 from dougong.cli.status import StatusPage
+from dougong.errors import Unavailable
 from dougong.evidence.engines import free_port
 from dougong.http import HttpServer
-from dougong.registry import open_registry
+from dougong.registry import Listing, open_registry
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -103,6 +104,20 @@ async def test_a_process_that_does_not_run_is_shown_as_such(tmp_path: Path) -> N
         _, _, body = await ask(page, path="/api/status")
         (process,) = msgspec.json.decode(body)["processes"]
         assert (process["name"], process["state"], process["pid"], process["rss_bytes"]) == ("greeter", "stopped", 0, 0)
+
+
+async def test_while_the_registry_is_silent_the_processes_are_shown_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(prefix: str) -> Listing:
+        raise Unavailable("no endpoint answered", code="registry_unreachable")
+
+    async with idle(tmp_path) as page:
+        monkeypatch.setattr(page._supervisor.registry, "list", silent)
+        status, _, body = await ask(page, path="/api/status")
+        told = msgspec.json.decode(body)
+        assert (status, told["revision"], told["instances"]) == (200, None, [])
+        assert [process["name"] for process in told["processes"]] == ["greeter"]
 
 
 processes = [pytest.mark.processes, pytest.mark.xdist_group("supervisor")]

@@ -86,6 +86,14 @@ async def up(path: Path, *flags: str) -> AsyncGenerator[Up]:
         await it.ends()
 
 
+async def test_it_names_the_pages_that_an_app_shows(tmp_path: Path) -> None:
+    port = free_port()
+    table = f'[apps.live]\ntarget = "tests.app.sample:live"\nhttp = "127.0.0.1:{port}"\n'
+    async with up(system(tmp_path, table)) as it:
+        await it.until(lambda: it.said(READY))
+        assert it.said(f"live: http://127.0.0.1:{port}/page.html")
+
+
 async def test_it_tells_where_things_are_survives_a_kill_and_stops_on_ctrl_c(tmp_path: Path) -> None:
     port = free_port()
     path = system(tmp_path, GREETER + FRONT.format(port=port))

@@ -13,8 +13,9 @@ from pathlib import Path
 import cyclopts
 from rich.console import Console
 
-from dougong.app import Status, default_system, load_app, load_system
+from dougong.app import Connections, Status, default_system, load_app, load_system
 from dougong.contract import LOCK_NAME, Service, check_lock, write_lock
+from dougong.jobs import JobsService, SchedulesService
 from dougong.tcc import participant_service
 
 __all__ = ["contract"]
@@ -63,7 +64,7 @@ def _contracts(system: Path | None) -> dict[Path, list[type[Service]]]:
         for service in app.services:
             found[service.__module__.partition(".")[0]].append(service)
         for participant in app.participants[:1]:  # all speak the same messages
-            found["dougong"] = [Status, participant_service(participant)]
+            found["dougong"] = [Connections, Status, JobsService, SchedulesService, participant_service(participant)]
     return {_package(name) / LOCK_NAME: services for name, services in found.items()}
 
 

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dougong.app import check_port, default_system, load_system
+from dougong.app import check_advertise, check_port, default_system, load_run_settings, load_system
+from dougong.cli.parameters import Json
 from dougong.errors import Conflict, Error
 
 __all__ = ["Finding", "doctor", "examine"]
@@ -42,14 +43,8 @@ class Finding(msgspec.Struct, frozen=True):
     remedy: str = ""
 
 
-def doctor(*, json: bool = False) -> int:
-    """Say what this machine can carry and what is missing. Exit code 1 when something needed is.
-
-    Parameters
-    ----------
-    json
-        One JSON document instead of a table.
-    """
+def doctor(*, json: Json = False) -> int:
+    """Say what this machine can carry and what is missing. Exit code 1 when something needed is."""
     findings = examine()
     if json:
         print(msgspec.json.encode(findings).decode())
@@ -64,7 +59,7 @@ def doctor(*, json: bool = False) -> int:
 
 def examine() -> list[Finding]:
     """Look at everything; starts nothing and changes nothing."""
-    return [_python(), _cores(), _memory(), _descriptors(), _disk(), *_ports(), *_engines()]
+    return [_python(), _cores(), _memory(), _descriptors(), _disk(), *_ports(), _called_at(), *_engines()]
 
 
 def _python() -> Finding:
@@ -104,7 +99,8 @@ def _ports() -> list[Finding]:
     findings = []
     wanted = [("status page", "127.0.0.1:8600")]
     try:
-        wanted += [(name, app.http) for name, app in load_system(default_system()).apps.items() if app.http]
+        for name, app in load_system(default_system()).apps.items():
+            wanted += [(name, address) for address in (app.http, app.live) if address]
     except Error as error:
         findings.append(Finding("system file", "bad", error.message, "dougong up SYSTEM.toml names another"))
     for who, address in wanted:
@@ -116,6 +112,16 @@ def _ports() -> list[Finding]:
                 Finding(f"port for {who}", "note", f"{address} is taken", "stop who has it, or set another")
             )
     return findings
+
+
+def _called_at() -> Finding:
+    what = "address for others"
+    try:
+        settings = load_run_settings()
+        check_advertise(settings)
+    except Error as error:
+        return Finding(what, "bad", error.message, "the settings are DOUGONG_… in the environment")
+    return Finding(what, "ok", settings.advertise or f"as DOUGONG_HOST={settings.host} says")
 
 
 def _engines() -> list[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Annotated
 
 import cyclopts
 import msgspec
@@ -12,15 +13,19 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from dougong.cli.opening import HERE, Where, opened
+from dougong.cli.parameters import Json
+from dougong.cli.showing import print_document
 from dougong.errors import Invalid
 from dougong.shard import Mover, MoveRecord, MoveReport, MoveSettings, ShardedStore, plan_moves, rebalance
 
 __all__ = ["add_to"]
 
+Bucket = Annotated[int, cyclopts.Parameter(help="0 to 127.")]
+
 
 def add_to(shards: cyclopts.App) -> None:
     """Its commands."""
-    for command in (move, rebalance_, pause, resume, cancel, reverse, complete, moves):
+    for command in (move, rebalance_, pause, resume, cancel, reverse, complete, moves, tidy):
         shards.command(command, name=command.__name__.rstrip("_"))
 
 
@@ -31,7 +36,7 @@ async def move(
     complete: bool = False,
     share: float = MoveSettings().share,
     where: Where = HERE,
-    json: bool = False,
+    json: Json = False,
 ) -> None:
     """Move a bucket to another database, and keep the old copy so that it can come back.
 
@@ -47,8 +52,6 @@ async def move(
         Give up the old copy at once.
     share
         Of the time that the mover works; the rest it leaves to others.
-    json
-        One JSON document instead of words.
     """
 
     async def work(mover: Mover) -> MoveReport:
@@ -78,12 +81,12 @@ async def rebalance_(
     json
         A JSON document for each move instead of words.
     """
-    async with opened(where.layout, where.name, where.data) as store:
+    async with opened(where) as store:
         targets = _targets(store, to)
         if dry_run:
             plan = await plan_moves(store, targets)
             if json:
-                print(msgspec.json.encode([planned._asdict() for planned in plan]).decode())
+                print_document([planned._asdict() for planned in plan])
                 return
             for planned in plan:
                 Console().print(f"bucket {planned.bucket}: {planned.source} to {planned.target}", highlight=False)
@@ -100,84 +103,41 @@ async def rebalance_(
             Console().print(f"{moved} buckets moved; they lie over {', '.join(targets)}", soft_wrap=True)
 
 
-async def pause(bucket: int, *, where: Where = HERE) -> None:
-    """Have whoever moves this bucket stop after the piece at hand. Writes go on being noted.
-
-    Parameters
-    ----------
-    bucket
-        0 to 127.
-    """
-    async with opened(where.layout, where.name, where.data) as store:
+async def pause(bucket: Bucket, *, where: Where = HERE) -> None:
+    """Have whoever moves this bucket stop after the piece at hand. Writes go on being noted."""
+    async with opened(where) as store:
         await Mover(store).pause(bucket)
     Console().print(f"bucket {bucket} pauses; `dougong shards resume {bucket}` goes on", highlight=False)
 
 
-async def resume(bucket: int, *, where: Where = HERE, json: bool = False) -> None:
-    """Go on with a move that was paused, or whose mover died.
-
-    Parameters
-    ----------
-    bucket
-        0 to 127.
-    json
-        One JSON document instead of words.
-    """
+async def resume(bucket: Bucket, *, where: Where = HERE, json: Json = False) -> None:
+    """Go on with a move that was paused, or whose mover died."""
     await _do(lambda mover: mover.resume(bucket), where, json=json)
 
 
-async def cancel(bucket: int, *, where: Where = HERE, json: bool = False) -> None:
-    """Give up a move before the switch: the bucket stays, and the copy is deleted.
-
-    Parameters
-    ----------
-    bucket
-        0 to 127.
-    json
-        One JSON document instead of words.
-    """
+async def cancel(bucket: Bucket, *, where: Where = HERE, json: Json = False) -> None:
+    """Give up a move before the switch: the bucket stays, and the copy is deleted."""
     await _do(lambda mover: mover.cancel(bucket), where, json=json)
 
 
-async def reverse(bucket: int, *, where: Where = HERE, json: bool = False) -> None:
-    """Bring a bucket back to where it came from, with all that was written since.
-
-    Parameters
-    ----------
-    bucket
-        0 to 127.
-    json
-        One JSON document instead of words.
-    """
+async def reverse(bucket: Bucket, *, where: Where = HERE, json: Json = False) -> None:
+    """Bring a bucket back to where it came from, with all that was written since."""
     await _do(lambda mover: mover.reverse(bucket), where, json=json)
 
 
-async def complete(bucket: int, *, where: Where = HERE, json: bool = False) -> None:
-    """Give up the old copy of a bucket that moved: there is no way back then, but another move.
-
-    Parameters
-    ----------
-    bucket
-        0 to 127.
-    json
-        One JSON document instead of words.
-    """
+async def complete(bucket: Bucket, *, where: Where = HERE, json: Json = False) -> None:
+    """Give up the old copy of a bucket that moved: there is no way back then, but another move."""
     await _do(lambda mover: mover.complete(bucket), where, json=json)
 
 
-async def moves(*, where: Where = HERE, json: bool = False) -> None:
-    """The last move of every bucket that ever moved.
-
-    Parameters
-    ----------
-    json
-        One JSON document instead of a table.
-    """
-    async with opened(where.layout, where.name, where.data) as store:
+async def moves(*, where: Where = HERE, json: Json = False) -> None:
+    """The last move of every bucket that ever moved."""
+    async with opened(where) as store:
         records = await store.moves.all()
+        left = await Mover(store).triggers.left()
     if json:
         listed = [{**msgspec.to_builtins(record), "outcome": record.outcome} for record in records]
-        print(msgspec.json.encode(listed).decode())
+        print_document(listed)
         return
     table = Table("bucket", "owner", "other", "state", "wish", "rows", "mover", box=None)
     for record in records:
@@ -186,6 +146,35 @@ async def moves(*, where: Where = HERE, json: bool = False) -> None:
             str(record.bucket), record.source, record.target, record.outcome, wish, str(record.rows), record.mover
         )
     Console().print(table if records else "no bucket ever moved")
+    if left:
+        Console().print(
+            f"{', '.join(sorted(left))}: triggers of moves that are over; `dougong shards tidy` takes them away",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+async def tidy(*, where: Where = HERE, json: bool = False) -> int:
+    """Take triggers away that no move needs any more, where a mover died or met a table in use.
+
+    Parameters
+    ----------
+    json
+        One JSON document instead of words: the databases that were done, and those where a table is in use.
+    """
+    async with opened(where) as store:
+        mover = Mover(store)
+        left = await mover.triggers.left()
+        busy = await mover.tidy()
+    done = sorted(left.keys() - set(busy))
+    if json:
+        print_document({"done": done, "busy": busy})
+    else:
+        words = f"no triggers are left in {', '.join(done)}" if done else "nothing was taken away"
+        Console().print(words if left else "no triggers were left of moves that are over", highlight=False)
+        if busy:
+            Console().print(f"in use: {', '.join(busy)}; try again later", highlight=False)
+    return int(bool(busy))
 
 
 def _targets(store: ShardedStore, count: int) -> list[str]:
@@ -221,7 +210,7 @@ async def _do(
         TextColumn("{task.completed:,} rows"),
         TimeElapsedColumn(),
     )
-    async with opened(where.layout, where.name, where.data) as store:
+    async with opened(where) as store:
         with Progress(*columns, console=Console(stderr=True), transient=True, disable=json) as bars:
             shown: list[TaskID] = []
 
@@ -241,7 +230,7 @@ async def _do(
 
 def _tell(report: MoveReport, *, json: bool) -> None:
     if json:
-        print(msgspec.json.encode(report).decode())
+        print_document(report)
         return
     words = {
         "reversible": f"is in {report.source} now; {report.target} keeps a copy until you `complete` or `reverse`",

@@ -37,9 +37,9 @@ HERE = Where()
 
 
 @asynccontextmanager
-async def opened(file: Path | None, name: str, data: Path | None) -> AsyncGenerator[ShardedStore]:
+async def opened(where: Where) -> AsyncGenerator[ShardedStore]:
     """The sharded store of a layout file, or of the only (or named) layout in the data directory; closed afterwards."""
-    layout = load_layout(file) if file is not None else await _embedded(name, data)
+    layout = load_layout(where.layout) if where.layout is not None else await _embedded(where.name, where.data)
     store = await open_sharded_store(layout, create=False)
     try:
         yield store

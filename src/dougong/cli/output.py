@@ -9,15 +9,21 @@ import time
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
 
-from dougong.app import LogLine, read_log_line
+from dougong.app import LogLine, printable, read_log_line
 
-__all__ = ["LogStream", "Output"]
+__all__ = ["LogStream", "Output", "shown"]
 
 _COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_cyan")
 _LEVELS = {"debug": "dim", "info": "dim", "warning": "yellow", "error": "bold red", "critical": "bold red"}
 _OWN = "up"
+
+
+def shown(text: str) -> str:
+    """Text from elsewhere for a console: without markup, and without what moves the reader's cursor."""
+    return escape(printable(text))
 
 
 class Output:

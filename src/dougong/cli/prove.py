@@ -42,7 +42,7 @@ async def prove(
     out
         Directory for reports and raw data.
     readme
-        Write the table of claims into this file, between its marks.
+        Write the table of claims into this file, between its marks; claims that are not measured now stay.
     json
         One JSON object a claim instead of a report.
     """

@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 
 from dougong.cli.data import data_directory
+from dougong.cli.parameters import Json
 from dougong.errors import Invalid
 from dougong.evidence import LoadReport, RushOptions, RushResult, find_rushes
 from dougong.evidence import rush as run_rush
@@ -37,7 +38,7 @@ async def rush(
     data: Path | None = None,
     url: str = "",
     journal: Path | None = None,
-    json: bool = False,
+    json: Json = False,
 ) -> int:
     """Drive an open-loop rush of requests at the running system. Exit code 1 when the books do not agree.
 
@@ -75,8 +76,6 @@ async def rush(
         Of the system's HTTP front; found in its registry if left out.
     journal
         File to keep the outcomes in.
-    json
-        One JSON document instead of tables.
     """
     options = RushOptions(
         rate=rate,

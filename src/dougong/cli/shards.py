@@ -5,15 +5,14 @@ How they go elsewhere is in `moving`.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import cyclopts
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from dougong.cli import moving
-from dougong.cli.opening import opened
+from dougong.cli.opening import HERE, Where, opened
+from dougong.cli.parameters import Json
 from dougong.shard import verify
 
 __all__ = ["shards"]
@@ -23,21 +22,9 @@ moving.add_to(shards)
 
 
 @shards.command(name="map")
-async def map_(*, layout: Path | None = None, name: str = "", data: Path | None = None, json: bool = False) -> None:
-    """Which database has which buckets.
-
-    Parameters
-    ----------
-    layout
-        TOML file that names the databases; SQLite files in the data directory if left out.
-    name
-        Of the sharded store, when the data directory has several.
-    data
-        Data directory of the system.
-    json
-        One JSON document instead of a table.
-    """
-    async with opened(layout, name, data) as store:
+async def map_(*, where: Where = HERE, json: Json = False) -> None:
+    """Which database has which buckets."""
+    async with opened(where) as store:
         await store.refresh()
         places, version = store.map.places, store.map.version
         if json:
@@ -58,26 +45,16 @@ async def map_(*, layout: Path | None = None, name: str = "", data: Path | None 
 
 
 @shards.command
-async def why(
-    key: str, *, layout: Path | None = None, name: str = "", data: Path | None = None, json: bool = False
-) -> None:
+async def why(key: str, *, where: Where = HERE, json: Json = False) -> None:
     """Why a key's rows are where they are.
 
     Parameters
     ----------
     key
         The key; what stands before a colon is left out: user:123 is 123.
-    layout
-        TOML file that names the databases; SQLite files in the data directory if left out.
-    name
-        Of the sharded store, when the data directory has several.
-    data
-        Data directory of the system.
-    json
-        One JSON document instead of a sentence.
     """
     text = key.rpartition(":")[2]
-    async with opened(layout, name, data) as store:
+    async with opened(where) as store:
         placement = await store.why(int(text) if text.isascii() and text.isdigit() else text)
     if json:
         print(msgspec.json.encode(placement).decode())
@@ -86,21 +63,9 @@ async def why(
 
 
 @shards.command(name="verify")
-async def verify_(*, layout: Path | None = None, name: str = "", data: Path | None = None, json: bool = False) -> int:
-    """Whether map and databases agree on who owns what. Exit code 1 when they do not.
-
-    Parameters
-    ----------
-    layout
-        TOML file that names the databases; SQLite files in the data directory if left out.
-    name
-        Of the sharded store, when the data directory has several.
-    data
-        Data directory of the system.
-    json
-        One JSON document instead of words.
-    """
-    async with opened(layout, name, data) as store:
+async def verify_(*, where: Where = HERE, json: Json = False) -> int:
+    """Whether map and databases agree on who owns what. Exit code 1 when they do not."""
+    async with opened(where) as store:
         wrong = await verify(store)
         databases = len(store.databases.names)
     if json:

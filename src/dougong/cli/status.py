@@ -9,15 +9,25 @@ from __future__ import annotations
 import asyncio
 import importlib.resources
 import re
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 import psutil
 
-from dougong.app import AppStatus, GetStatus, ProcessState, Status, Supervisor, read_secrets
-from dougong.errors import Error
-from dougong.registry import Instance
+from dougong.app import (
+    AppStatus,
+    GetStatus,
+    ProcessState,
+    Status,
+    Supervisor,
+    load_run_settings,
+    network_transport,
+    read_secrets,
+)
+from dougong.errors import Error, Invalid
+from dougong.registry import Instance, Listing, read_instance
 from dougong.rpc import client, close_client
 
 __all__ = ["StatusPage"]
@@ -29,6 +39,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _POLICY = (
     b"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
 )
+_REGISTRY_S = 1.0
 _LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
 
 
@@ -39,6 +50,7 @@ class StatusPage:
         self._supervisor = supervisor
         self._page = (importlib.resources.files("dougong.cli") / "status.html").read_bytes()
         self._token = read_secrets(supervisor.data / "keys", supervisor.system.name).system_token
+        self._transport = network_transport(load_run_settings())  # the processes have their settings from here
         self._clients: dict[str, Status] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,14 +69,14 @@ class StatusPage:
     async def status(self) -> dict[str, object]:
         """Everything the page shows."""
         supervisor = self._supervisor
-        listing = await supervisor.registry.list("/services/")
+        listing = await self._listing()
         serving = [p.address for p in supervisor.processes if p.state is ProcessState.SERVING]
         await self._close_all_but(serving)
         told = await asyncio.gather(*(self._ask(address) for address in serving))
         return {
             "system": supervisor.system.name,
             "data": str(supervisor.data),
-            "revision": listing.revision,
+            "revision": listing.revision if listing is not None else None,
             "processes": [
                 {
                     "name": p.name,
@@ -74,15 +86,22 @@ class StatusPage:
                     "restarts": p.restarts,
                     "address": p.address,
                     "http": p.http,
-                    "front": bool(p.spec.http),
+                    "front": bool(p.front),
                     "started_us": p.started_us,
                     "rss_bytes": _rss(p.pid),
                 }
                 for p in supervisor.processes
             ],
-            "instances": [msgspec.json.decode(item.value, type=Instance) for item in listing.items],
+            "instances": list(_instances(listing)) if listing is not None else [],
             "tables": [{"app": s.app, "table": table} for s in told if s is not None for table in s.tables],
         }
+
+    async def _listing(self) -> Listing | None:
+        """None from a registry that is silent: then more than ever it matters how the processes are."""
+        with suppress(Error, TimeoutError):
+            async with asyncio.timeout(_REGISTRY_S):
+                return await self._supervisor.registry.list("/services/")
+        return None
 
     async def close(self) -> None:
         """Let go of the connections to the apps."""
@@ -95,10 +114,16 @@ class StatusPage:
     async def _ask(self, address: str) -> AppStatus | None:
         try:
             if address not in self._clients:
-                self._clients[address] = client(Status, [address], token=self._token)
+                self._clients[address] = client(Status, [address], token=self._token, transport=self._transport)
             return await self._clients[address].get_status(GetStatus())
         except Error:
             return None  # its process row says how it is
+
+
+def _instances(listing: Listing) -> Iterator[Instance]:
+    for item in listing.items:
+        with suppress(Invalid):  # `dougong services` names it
+            yield read_instance(item.key, item.value)
 
 
 def _rss(pid: int) -> int:

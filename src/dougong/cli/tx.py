@@ -6,20 +6,21 @@ what is written at their next scan, so that it also helps when nothing runs.
 
 from __future__ import annotations
 
-import datetime as dt
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import cyclopts
 import msgspec
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from dougong.app import DATABASE_PREFIX, configured_database_url, database_url, default_system, load_system, printable
+from dougong.app import DATABASE_PREFIX, configured_database_url, database_url, default_system, load_system
 from dougong.cli.data import data_directory
+from dougong.cli.output import shown
+from dougong.cli.parameters import Json
+from dougong.cli.showing import check_limit, console, print_document, print_fields, some, when
 from dougong.errors import Internal, Invalid, NotFound
 from dougong.store import Store, open_store
 from dougong.tcc import Operator, Transaction, TransactionState
@@ -32,15 +33,29 @@ _ROWS_MAX = 10_000
 _PARKED = (TransactionState.PARKED_CONFIRMING, TransactionState.PARKED_CANCELLING)
 
 
+@cyclopts.Parameter(name="*")
+@dataclass(frozen=True)
+class LogsAt:
+    """Parameters of all commands about transactions."""
+
+    app: str = ""
+    """Only this initiator's."""
+    data: Path | None = None
+    """Data directory of the system."""
+
+
+LOGS = LogsAt()
+"""All initiators of the default system."""
+
+
 @tx.command(name="list")
 async def list_(
     *,
     state: tuple[str, ...] = (),
-    app: str = "",
     after: int = 0,
     limit: int = 100,
-    data: Path | None = None,
-    json: bool = False,
+    at: LogsAt = LOGS,
+    json: Json = False,
 ) -> None:
     """Transactions that are under way or parked, or in the states named.
 
@@ -49,26 +64,19 @@ async def list_(
     state
         trying, held, confirming, confirmed, cancelling, cancelled, parked_confirming, parked_cancelling; may be
         repeated.
-    app
-        Only this initiator's.
     after
         Only ids above this one: the next page.
     limit
         At most so many of each initiator, 1 to 10,000.
-    data
-        Data directory of the system.
-    json
-        One JSON document instead of a table.
     """
-    if not 1 <= limit <= _ROWS_MAX:
-        raise Invalid(f"--limit must be 1 to {_ROWS_MAX:,}, not {limit}", code="bad_limit")
+    check_limit(limit, _ROWS_MAX)
     states = [_state(name) for name in state]
     found: list[tuple[str, Transaction]] = []
-    async with _logs(data, app) as logs:
+    async with _logs(at) as logs:
         for name, operator in logs.items():
             found += [(name, t) for t in await operator.list(states=states, after=after, limit=limit)]
     if json:
-        print(msgspec.json.encode([_plain(name, t) for name, t in found]).decode())
+        print_document([_plain(name, t) for name, t in found])
         return
     table = Table("app", "transaction", "state", "begun", "attempts", "why", box=None)
     for name, t in found:
@@ -76,58 +84,38 @@ async def list_(
             name,
             str(t.id),
             t.state.name.lower(),
-            _time(t.created_us),
+            when(t.created_us),
             str(t.attempts),
-            escape(printable(t.failure or t.message)),
+            shown(t.failure or t.message),
         )
-    console = Console()
-    console.print(table if found else "nothing under way, nothing parked")
+    console().print(table if found else "nothing under way, nothing parked")
 
 
 @tx.command
-async def show(transaction: int, *, app: str = "", data: Path | None = None, json: bool = False) -> None:
+async def show(transaction: int, *, at: LogsAt = LOGS, json: Json = False) -> None:
     """One transaction.
 
     Parameters
     ----------
     transaction
         Its id.
-    app
-        Only this initiator's.
-    data
-        Data directory of the system.
-    json
-        One JSON document instead of a table.
     """
-    async with _logs(data, app) as logs:
+    async with _logs(at) as logs:
         name, found = await _find(logs, transaction)
-    plain = _plain(name, found)
-    if json:
-        print(msgspec.json.encode(plain).decode())
-        return
-    table = Table(box=None, show_header=False)
-    for key, value in plain.items():
-        table.add_row(key, _shown(key, value))
-    Console().print(table)
+    (print_document if json else print_fields)(_plain(name, found))
 
 
 @tx.command
-async def retry(*transactions: int, app: str = "", data: Path | None = None, json: bool = False) -> int:
+async def retry(*transactions: int, at: LogsAt = LOGS, json: Json = False) -> int:
     """Put parked transactions back to work; all parked ones if none is named. Exit code 1 when one named is not parked.
 
     Parameters
     ----------
     transactions
         Their ids.
-    app
-        Only this initiator's.
-    data
-        Data directory of the system.
-    json
-        One JSON document instead of words.
     """
     retried: list[int] = []
-    async with _logs(data, app) as logs:
+    async with _logs(at) as logs:
         for transaction in transactions:
             await _find(logs, transaction)  # all are looked up before any is touched
         for operator in logs.values():
@@ -137,97 +125,81 @@ async def retry(*transactions: int, app: str = "", data: Path | None = None, jso
             retried += await operator.retry(wanted)
     left = [transaction for transaction in transactions if transaction not in retried]
     if json:
-        print(msgspec.json.encode({"retried": list(map(str, retried)), "not_parked": list(map(str, left))}).decode())
+        print_document({"retried": list(map(str, retried)), "not_parked": list(map(str, left))})
     else:
-        Console().print(f"{len(retried)} put back to work" + (f": {_ids(retried)}" if retried else ""))
+        console().print(f"{len(retried)} put back to work" + (f": {some(retried)}" if retried else ""))
         if left:
-            Console().print(f"{len(left)} not parked, left alone: {_ids(left)}")
+            console().print(f"{len(left)} not parked, left alone: {some(left)}")
     return int(bool(left))
 
 
 @tx.command
-async def cancel(transaction: int, *, app: str = "", data: Path | None = None, json: bool = False) -> None:
+async def cancel(transaction: int, *, at: LogsAt = LOGS, json: Json = False) -> None:
     """Have an undecided transaction cancelled at once.
 
     Parameters
     ----------
     transaction
         Its id.
-    app
-        Only this initiator's.
-    data
-        Data directory of the system.
-    json
-        One JSON document instead of words.
     """
-    async with _logs(data, app) as logs:
+    async with _logs(at) as logs:
         name, _ = await _find(logs, transaction)
         await logs[name].cancel(transaction)
     if json:
-        print(msgspec.json.encode({"app": name, "cancelling": str(transaction)}).decode())
+        print_document({"app": name, "cancelling": str(transaction)})
     else:
-        Console().print(f"{transaction} will be cancelled at the next scan of {name}'s coordinator")
+        console().print(f"{transaction} will be cancelled at the next scan of {name}'s coordinator")
 
 
 @tx.command
-async def dead(
-    *, revive: bool = False, app: str = "", limit: int = 100, data: Path | None = None, json: bool = False
-) -> None:
+async def dead(*, revive: bool = False, limit: int = 100, at: LogsAt = LOGS, json: Json = False) -> None:
     """Messages about decided transactions that were delivered as often as they may be, and settled nothing.
 
     Parameters
     ----------
     revive
         Have them all delivered again, with a fresh budget.
-    app
-        Only this initiator's.
     limit
         At most so many of each initiator, 1 to 10,000.
-    data
-        Data directory of the system.
-    json
-        One JSON document instead of a table.
     """
-    if not 1 <= limit <= _ROWS_MAX:
-        raise Invalid(f"--limit must be 1 to {_ROWS_MAX:,}, not {limit}", code="bad_limit")
-    async with _logs(data, app) as logs:
+    check_limit(limit, _ROWS_MAX)
+    async with _logs(at) as logs:
         found = [(name, letter) for name, operator in logs.items() for letter in await operator.dead_letters(limit)]
         revived = sum([await operator.revive() for operator in logs.values()]) if revive else 0
     if json:
         letters = [{"app": name, **msgspec.structs.asdict(letter), "id": str(letter.id)} for name, letter in found]
-        print(msgspec.json.encode({"dead": letters, "revived": revived}).decode())
+        print_document({"dead": letters, "revived": revived})
         return
     table = Table("app", "died", "attempts", "transactions", "why", box=None)
     for name, letter in found:
         table.add_row(
             name,
-            _time(letter.dead_us),
+            when(letter.dead_us),
             str(letter.attempts),
-            _ids(letter.transactions),
-            escape(printable(letter.failure)),
+            some(letter.transactions),
+            shown(letter.failure),
         )
-    console = Console()
-    console.print(table if found else "no dead letters")
+    console().print(table if found else "no dead letters")
     if revive:
-        console.print(f"{revived} will be delivered again")
+        console().print(f"{revived} will be delivered again")
 
 
 @asynccontextmanager
-async def _logs(data: Path | None, app: str) -> AsyncGenerator[dict[str, Operator]]:
+async def _logs(at: LogsAt) -> AsyncGenerator[dict[str, Operator]]:
     """App name → operator of its log, for every database in the data directory that has one."""
-    directory = data_directory(data)
+    directory = data_directory(at.data)
     logs: dict[str, Operator] = {}
     stores = []
     try:
         for name, url in _databases(directory).items():
-            if app and name != app:
+            if at.app and name != at.app:
                 continue
             store = await open_store(url, name=name)
             stores.append(store)
             if await _has_log(store):
                 logs[name] = Operator(store)
         if not logs:
-            raise NotFound(f"no app {app or 'here'} initiates transactions in {directory}", code="no_log")
+            raise NotFound(f"no app {at.app or 'here'} initiates transactions in {directory}", code="no_log")
         yield logs
     finally:
         for store in stores:
@@ -276,11 +248,6 @@ async def _find(logs: dict[str, Operator], transaction: int) -> tuple[str, Trans
     return having[0], await logs[having[0]].show(transaction)
 
 
-def _ids(transactions: Sequence[int]) -> str:
-    shown = ", ".join(map(str, transactions[:20]))
-    return shown + (f" and {len(transactions) - 20} more" if len(transactions) > 20 else "")
-
-
 def _state(name: str) -> TransactionState:
     try:
         return TransactionState[name.upper().replace("-", "_")]
@@ -291,15 +258,3 @@ def _state(name: str) -> TransactionState:
 
 def _plain(app: str, t: Transaction) -> dict[str, object]:
     return {"app": app, **msgspec.structs.asdict(t), "state": t.state.name.lower(), "id": str(t.id)}
-
-
-def _shown(key: str, value: object) -> str:
-    if key.endswith("_us") and isinstance(value, int):
-        return _time(value)
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value))
-    return escape(printable(str(value))) if value not in ("", None) else "–"
-
-
-def _time(us: int) -> str:
-    return dt.datetime.fromtimestamp(us / 1e6, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import os
 import shlex
 import signal
 import time
@@ -27,6 +28,7 @@ _SAME_CTRL_C_S = 0.3
 async def up(
     system: Path | None = None,
     *,
+    profile: str = "",
     data: Path | None = None,
     console: str = "127.0.0.1:8600",
     quiet: bool = False,
@@ -39,6 +41,8 @@ async def up(
     ----------
     system
         System file; `system.toml` here, or the shop, if left out.
+    profile
+        Lays `[profiles.NAME]` of the system file over the rest of it; DOUGONG_PROFILE does the same.
     data
         Directory of databases, keys and logs; `var/NAME` if left out.
     console
@@ -48,7 +52,7 @@ async def up(
     """
     host, port = parse_address(console, "--console")
     path = system or default_system()
-    spec = load_system(path)
+    spec = load_system(path, profile=profile or os.environ.get("DOUGONG_PROFILE", ""))
     stopping = asyncio.Event()
     supervisor = Supervisor(
         spec,
@@ -97,10 +101,12 @@ def _tell_ready(supervisor: Supervisor, say: Callable[[str], None], status: str,
     """URLs and three things to try, ready to be copied."""
     say(f"{len(supervisor.processes)} processes serve after {seconds:.1f} s, data in {supervisor.data}")
     for process in supervisor.processes:
-        if process.spec.http:
+        if process.front:
             say(f"{process.name}: http://{process.http}  (documentation: http://{process.http}/docs)")
+            for page in process.pages:
+                say(f"{process.name}: http://{process.http}{page}")
     say(f"status: {status}")
-    victim = next((p for p in reversed(supervisor.processes) if not p.spec.http), supervisor.processes[0])
+    victim = next((p for p in reversed(supervisor.processes) if not p.front), supervisor.processes[0])
     tries = [
         (f"dougong services{where}", "who is where"),
         (f"kill -9 {victim.pid}", f"{victim.name} dies, and comes back"),
