@@ -14,9 +14,11 @@ import pytest_asyncio
 from dougong.clock import SystemClock
 from dougong.contract import BoundBatched
 from dougong.errors import Error, NotFound, Unavailable
+from dougong.jobs import Backoff, Filter, Jobs, MemoryQueue, SqlQueue, State, Worker, job
 from dougong.store import Store, migrations_from, open_store
 from shop.fulfilment import FulfilmentSettings, Stalls
 from shop.fulfilment import _warehouse as warehouse
+from shop.fulfilment._notices import notices, notify
 from shop.fulfilment._work import follow_orders, move_shipments
 from shop.orders import Advance, Advanced, FollowOrders, OrderEvent, OrderEvents, Orders, OrderState
 
@@ -84,7 +86,13 @@ async def working(
     store: Store, orders: FakeOrders, *, instances: int = 1, stalls: Stalls = _NONE
 ) -> AsyncGenerator[None]:
     clock, fake, settings = SystemClock(), cast(Orders, orders), msgspec.structs.replace(QUICK, stalls=stalls)
-    loops = [loop(store, clock, fake, settings) for loop in (follow_orders, move_shipments) for _ in range(instances)]
+    queue = SqlQueue(store, clock)
+    await queue.start()
+    loops = [
+        loop(store, clock, fake, Jobs(queue), settings)
+        for loop in (follow_orders, move_shipments)
+        for _ in range(instances)
+    ]
     tasks = [asyncio.ensure_future(loop) for loop in loops]
     try:
         yield
@@ -93,11 +101,12 @@ async def working(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await queue.close()
 
 
 async def until(check: Callable[[], Awaitable[bool]]) -> None:
     """The deadline only ends a test that would never end."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not await check():
             await asyncio.sleep(0.002)
 
@@ -220,3 +229,52 @@ async def _delivered(store: Store, order_id: int) -> bool:
 
 async def _in(store: Store, order_id: int, state: str) -> bool:
     return (await shipments(store)).get(order_id) == state
+
+
+async def test_each_change_that_customers_want_to_hear_of_has_one_notice(store: Store) -> None:
+    orders = FakeOrders()
+    orders.deaf = True  # all events come again and again, to both instances
+    for order_id, state in ((2, S.CONFIRMED), (4, S.CANCELLED), (6, S.TRACING), (8, S.LOST)):
+        orders.happened(order_id, state)
+    async with working(store, orders, instances=2):
+
+        async def over() -> bool:
+            return len(orders.asked) >= 6 and (await shipments(store)).get(2) == S.DELIVERED
+
+        await until(over)
+    rows = await store.fetch_all("SELECT payload FROM dougong_jobs")
+    told = [one for row in rows for one in msgspec.json.decode(row[0])["notices"]]  # type: ignore[arg-type]
+    assert sorted((one["order_id"], one["state"]) for one in told) == [(2, "shipped"), (4, "cancelled"), (8, "lost")]
+
+
+async def test_notices_are_sent_together_and_who_is_missed_is_tried_alone() -> None:
+    sent: list[tuple[str, str]] = []
+
+    class Post:
+        async def send(self, key: str, order_id: int, text: str) -> None:
+            if order_id == 4 and ("4-shipped", "lost") not in sent:
+                sent.append((key, "lost"))
+                raise Unavailable("no stamps", code="no_stamps")
+            sent.append((key, text))
+
+    jobs = Jobs(MemoryQueue())
+
+    async def provide(kind: type) -> object:
+        return jobs if kind is Jobs else Post()
+
+    impatient = job(name="notify", backoff=Backoff(first_s=0.01))(notify.function)
+    worker = Worker(jobs.queue, [impatient], provide=provide)
+    task = asyncio.create_task(worker.run())
+    (call,) = notices([(2, S.SHIPPED), (4, S.SHIPPED), (5, S.PICKING), (6, S.LOST)])
+    enqueued = await jobs.enqueue(call, queue="default")
+    ended = await jobs.wait(enqueued.id, 60)
+    way, lost = "your order is on its way", "your parcel was lost; its price is given back"
+    assert (ended.state, ended.attempts) == (State.DONE, 1)
+    assert sent == [("2-shipped", way), ("4-shipped", "lost"), ("6-lost", lost)]
+    (alone,) = await jobs.queue.page(Filter(queue="notices"))
+    assert msgspec.json.decode(alone.payload)["notices"] == [{"order_id": 4, "state": "shipped"}]
+    again = await jobs.enqueue(notices([(4, S.SHIPPED)])[0], queue="default")
+    assert (await jobs.wait(again.id, 60)).state is State.DONE
+    assert sent[-1] == ("4-shipped", way)
+    worker.stop()
+    await task

@@ -177,6 +177,23 @@ async def test_it_forgets_what_its_follower_has_stored_some_time_ago(store: Stor
     assert await read(feed, 3) == ([4], 4)  # numbers are not used again after all were forgotten
 
 
+async def test_screens_are_told_every_change_and_of_what_they_missed(store: Store, moves: Moves) -> None:
+    clock, id_ = ManualClock(), ledger.place_id(1, 1)
+    feed = Feed(moves.orders, clock, OrdersSettings(history_s=60))
+    await confirmed(store, moves, 1)
+    assert (await feed.watch(store, -1, 100, 0.0)).position == 1
+    await store.write(lambda tx: moves.advance(tx, [(id_, S.PICKING)]))
+    page = await feed.watch(store, 0, 100, 0.0)
+    told = [(change.order_id, change.user_id, change.state) for change in page.items]
+    assert told == [(str(id_), "1", S.CONFIRMED), (str(id_), "1", S.PICKING)]
+    assert (page.position, page.complete) == (2, True)
+    await read(feed, 1)
+    clock.advance(61)
+    await feed.forget()  # a screen's watcher holds up nothing
+    assert not (await feed.watch(store, 0, 100, 0.0)).complete
+    assert (await feed.watch(store, 1, 100, 0.0)).complete
+
+
 async def test_waiting_ends_with_news_from_here_and_from_another_process(store: Store, moves: Moves) -> None:
     feed = feed_of(moves)
     waiting = asyncio.create_task(read(feed, 0, wait_s=1000))

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from tests import engines
-from tests.shop.test_users import issuer
 from tests.shop.till import counter, order, outcome, shop_stores
+from tests.shop.user_desk import Desk
 
 from dougong.clock import SystemClock
 from dougong.errors import Conflict, Error
@@ -23,11 +23,9 @@ from dougong.store import migrations_from
 from dougong.tcc import ParticipantService
 from shop.inventory import StockHolds
 from shop.orders import CancelOrder
-from shop.users import Login, Profile, Register, Users, UsersSettings, WalletHolds
+from shop.users import Login, Register, UsersSettings, WalletHolds
 from shop.users._demo import DEMO_PASSWORD, seed
 from shop.users._passwords import Passwords
-from shop.users._service import profile_of
-from shop.users.profile_cache import CachedProfiles, MemoryCache
 from shop.users.user_core import UserGateway
 
 MEMORY_MB_MAX = 150
@@ -65,11 +63,7 @@ async def test_users_in_a_schema_for_each_bucket(layout: Layout, tmp_path: Path)
     await seed(gateway, clock, passwords, settings)
     assert (await gateway.books())[0] == 2 * BUCKETS + 2
 
-    async def load(user_id: int) -> Profile | None:
-        user = await gateway.get(user_id)
-        return None if user is None else profile_of(user)
-
-    users = Users(gateway, issuer(), passwords, settings, CachedProfiles(MemoryCache(clock), load, clock))
+    users = Desk(sharded, gateway, passwords).users
     ann = Register(email="ann@x.example", password="correct horse", name="Ann")
     profile = await users.register(ann)
     with pytest.raises(Conflict, match="has an account"):

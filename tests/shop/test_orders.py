@@ -66,7 +66,7 @@ class Stand:
 
     async def settled(self, till: Counter) -> None:
         """Wait until no transaction is under way; the deadline only ends a test that would never end."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while await till.store.fetch_one("SELECT 1 FROM dougong_transactions WHERE due_us IS NOT NULL"):
                 await asyncio.sleep(0.005)
 
@@ -84,7 +84,7 @@ async def state_of(till: Counter, placed: PlacedOrder | Error, user: str = "1") 
 
 async def until_state(till: Counter, placed: PlacedOrder | Error, state: OrderState, user: str = "1") -> None:
     """The deadline only ends a test that would never end."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while await state_of(till, placed, user) is not state:
             await asyncio.sleep(0.005)
 

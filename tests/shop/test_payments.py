@@ -160,7 +160,7 @@ async def until(look: Callable[[], Awaitable[object]], enough: Callable[[object]
     """The deadline only ends a test that would never end."""
     last: object = None
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not enough(last := await look()):
                 await asyncio.sleep(0.005)
     except TimeoutError:

@@ -42,7 +42,7 @@ async def sharded(layout: Layout) -> AsyncIterator[ShardedStore]:
 async def gateway(sharded: ShardedStore) -> AsyncIterator[UserGateway]:
     made = UserGateway(sharded, SystemClock())
     await made.start()
-    await made.fill([], [])
+    await made.fill(())
     yield made
     await made.stop()
 
@@ -73,7 +73,7 @@ async def test_a_user_lies_where_the_id_says(gateway: UserGateway, sharded: Shar
 async def test_an_address_is_one_in_all_databases(gateway: UserGateway, sharded: ShardedStore) -> None:
     """Also where ids fall into other buckets than the address: a first user's do."""
     await gateway.fill(
-        [User(5, "five@x.example", "Five", "", "customer", 1)], [msgspec.structs.replace(EMPTY, user_id=5)]
+        [(User(5, "five@x.example", "Five", "", "customer", 1), msgspec.structs.replace(EMPTY, user_id=5))]
     )
     assert hash_bucket("five@x.example") != 5
     for email in ("five@x.example", "new@x.example"):
@@ -88,10 +88,9 @@ async def test_an_address_is_one_in_all_databases(gateway: UserGateway, sharded:
 
 async def test_first_users_get_in_once_also_when_it_was_broken_off(gateway: UserGateway, sharded: ShardedStore) -> None:
     users = [User(id_, f"first-{id_}@x.example", "First", "", "customer", 1) for id_ in range(1, 301)]
-    wallets = [msgspec.structs.replace(EMPTY, user_id=user.id) for user in users]
-    some = [user for user in users if user.id % 4 == 1]
-    await gateway.fill(some, [wallets[user.id - 1] for user in some])
-    await asyncio.gather(*(gateway.fill(users, wallets) for _ in range(2)))
+    accounts = [(user, msgspec.structs.replace(EMPTY, user_id=user.id)) for user in users]
+    await gateway.fill(account for account in accounts if account[0].id % 4 == 1)
+    await asyncio.gather(*(gateway.fill(accounts) for _ in range(2)))
     assert await gateway.books() == (300, 300_000, 0, 0, 300_000)
     for user in users[::37]:
         assert await gateway.find(user.email) == user

@@ -9,57 +9,23 @@ from pathlib import Path
 import argon2
 import pytest
 import pytest_asyncio
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from tests.shop.user_desk import Desk, user_desk
 
 from dougong.clock import SystemClock
 from dougong.contract import codec
 from dougong.errors import Conflict, Invalid, NotFound, Overloaded, Unauthenticated
-from dougong.rpc import JwtIssuer
-from dougong.shard import BUCKETS, ShardedStore, embedded_layout, hash_bucket, is_aligned, open_sharded_store
-from dougong.store import migrations_from
-from shop.users import GetProfile, GetWallet, Login, Profile, Register, UpdateProfile, Users, UsersSettings
+from dougong.shard import BUCKETS, hash_bucket, is_aligned
+from shop.users import GetProfile, GetWallet, Login, Register, UpdateProfile, UsersSettings
 from shop.users._demo import DEMO_PASSWORD, seed
 from shop.users._passwords import Passwords
-from shop.users._service import profile_of
-from shop.users.profile_cache import CachedProfiles, MemoryCache
-from shop.users.user_core import UserGateway
 
 ANN = Register(email="Ann@Example.org", password="correct horse", name="Ann")
 
 
-def issuer() -> JwtIssuer:
-    key = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return JwtIssuer(key, kid="1", issuer="shop", audience="shop")
-
-
-class Desk:
-    def __init__(self, store: ShardedStore, gateway: UserGateway, passwords: Passwords) -> None:
-        self.store = store
-        self.gateway = gateway
-        self.passwords = passwords
-
-        async def load(user_id: int) -> Profile | None:
-            user = await gateway.get(user_id)
-            return None if user is None else profile_of(user)
-
-        clock = SystemClock()
-        profiles = CachedProfiles(MemoryCache(clock), load, clock)
-        self.users = Users(gateway, issuer(), passwords, UsersSettings(), profiles)
-
-
 @pytest_asyncio.fixture
 async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    store = await open_sharded_store(embedded_layout(tmp_path, "users"))
-    await store.migrate("users", migrations_from("shop.users.migrations"))
-    gateway = UserGateway(store, SystemClock())
-    await gateway.start()
-    await gateway.fill([], [])
-    passwords = Passwords()
-    yield Desk(store, gateway, passwords)
-    passwords.close()
-    await gateway.stop()
-    await store.close()
+    async with user_desk(tmp_path) as made:
+        yield made
 
 
 async def test_an_account_opens_with_its_wallet_and_its_address_is_one_in_any_case(desk: Desk) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dougong.app import App, Glance, StatusRow, StatusTable
 from dougong.store import Store
 from shop.fulfilment import _warehouse as warehouse
+from shop.fulfilment._notices import LogSender, Sender, notify
 from shop.fulfilment._stalls import Stalls
 from shop.fulfilment._work import FulfilmentSettings, follow_orders, move_shipments
 
@@ -25,10 +26,16 @@ def backlog(store: Store) -> Glance:
     return glance
 
 
+def sender() -> Sender:
+    return LogSender()
+
+
 app = App(
     "fulfilment",
     migrations="shop.fulfilment.migrations",
     settings=FulfilmentSettings,
+    jobs=[notify],
+    provide=[sender],
     background=[follow_orders, move_shipments],
     glance=backlog,
 )

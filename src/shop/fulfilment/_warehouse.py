@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import msgspec
 
@@ -37,9 +38,12 @@ async def position(tx: Tx) -> int:
     return int(row[0]) if row is not None else 0  # type: ignore[arg-type]
 
 
-async def take_in(tx: Tx, page: OrderEvents, now_us: int, stalls: Stalls = _NOTHING_GOES_WRONG) -> None:
+async def take_in(
+    tx: Tx, page: OrderEvents, now_us: int, stalls: Stalls = _NOTHING_GOES_WRONG
+) -> list[tuple[int, OrderState]]:
     """New shipments for confirmed orders, another try for those confirmed again, an end for cancelled and lost ones, a
-    question about those traced, and the position, all at once. What was taken in before changes nothing."""
+    question about those traced, and the position, all at once. What was taken in before changes nothing; what was not,
+    as (order_id, state)."""
     seen = await position(tx)
     events = [event for event in page.items if event.seq > seen]  # another instance may have been further
     await tx.execute_many(
@@ -66,6 +70,7 @@ async def take_in(tx: Tx, page: OrderEvents, now_us: int, stalls: Stalls = _NOTH
         "ON CONFLICT (feed) DO UPDATE SET seq = max(seq, excluded.seq)",
         (page.position,),
     )
+    return [(event.order_id, event.state) for event in events]
 
 
 async def due(tx: Tx, now_us: int, limit: int) -> list[Step]:
@@ -93,19 +98,34 @@ async def move(
     now_us: int,
     stage_us: int,
     stalls: Stalls = _NOTHING_GOES_WRONG,
-) -> None:
-    """Write where each order really stands now, and when it is due again.
+) -> list[tuple[int, OrderState]]:
+    """Write where each order really stands now, and when it is due again; (order_id, state) of those that nobody else
+    had moved on.
 
     An order that is being cancelled waits where it is until the feed says that it is cancelled.
     """
+    if not reached:
+        return []
     rows: list[tuple[str, int | None, int, int, str]] = []
+    marks = ", ".join("?" * len(reached))
+    here = await tx.fetch_all(
+        f"SELECT order_id, state FROM shipments WHERE order_id IN ({marks})",  # noqa: S608 (question marks only)
+        [step.order_id for step, _ in reached],
+    )
+    standing = dict(cast("list[tuple[int, str]]", here))
+    moved: list[tuple[int, OrderState]] = []
     for step, answered in reached:
+        if standing.get(step.order_id) != step.state.value:
+            continue
         state = step.state if answered is OrderState.CANCELLING else answered
         goes_on = state in _NEXT and not _stalls_in(state, step, stalls)
         rows.append((state.value, now_us + stage_us if goes_on else None, now_us, step.order_id, step.state.value))
+        if state is not step.state:
+            moved.append((step.order_id, state))
     await tx.execute_many(
         "UPDATE shipments SET state = ?, due_us = ?, updated_us = ? WHERE order_id = ? AND state = ?", rows
     )
+    return moved
 
 
 def _stalls_in(state: OrderState, step: Step, stalls: Stalls) -> bool:

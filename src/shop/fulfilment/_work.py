@@ -14,9 +14,11 @@ import msgspec
 
 from dougong.clock import Clock
 from dougong.errors import Error
-from dougong.store import Store
+from dougong.jobs import Jobs
+from dougong.store import Store, Tx
 from dougong.telemetry import get_logger
 from shop.fulfilment import _warehouse as warehouse
+from shop.fulfilment._notices import notices
 from shop.fulfilment._stalls import Stalls
 from shop.orders import Advance, FollowOrders, Orders, OrderState
 
@@ -39,25 +41,33 @@ class FulfilmentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """Orders in one step: a larger one holds up its neighbours for longer than it saves."""
     tick_ms: int = 25
     """Pause between batches, at the least."""
+    notices: bool = True
+    """Customers are told of what matters to them."""
     stalls: Stalls = Stalls()
     """What goes wrong, on purpose."""
 
 
-async def follow_orders(store: Store, clock: Clock, orders: Orders, settings: FulfilmentSettings) -> None:
-    """Read the feed of orders for ever, storing the position with the effects."""
+async def follow_orders(store: Store, clock: Clock, orders: Orders, jobs: Jobs, settings: FulfilmentSettings) -> None:
+    """Read the feed of orders for ever, storing the position with the effects, customers' notices among them."""
 
     async def once() -> float:
         after = await store.read(warehouse.position)
         page = await orders.follow(FollowOrders(after=after, limit=settings.batch, wait_ms=5000))
         started = clock.monotonic()  # waiting for orders was no work
         if page.position > after:
-            await store.write(lambda tx: warehouse.take_in(tx, page, clock.now_us(), settings.stalls))
+
+            async def unit(tx: Tx) -> None:
+                changes = await warehouse.take_in(tx, page, clock.now_us(), settings.stalls)
+                if settings.notices:
+                    await jobs.enqueue_many(notices(changes), tx=tx)
+
+            await store.write(unit)
         return clock.monotonic() - started
 
     await _for_ever("follow", once, settings.tick_ms / 1000)
 
 
-async def move_shipments(store: Store, clock: Clock, orders: Orders, settings: FulfilmentSettings) -> None:
+async def move_shipments(store: Store, clock: Clock, orders: Orders, jobs: Jobs, settings: FulfilmentSettings) -> None:
     """Move shipments that are due, telling orders first; what orders answers is what is stored."""
 
     async def once() -> float:
@@ -73,7 +83,13 @@ async def move_shipments(store: Store, clock: Clock, orders: Orders, settings: F
             elif answer.code == "unknown_order":
                 reached.append((step, OrderState.CANCELLED))
         stage_us = settings.stage_ms * 1000
-        await store.write(lambda tx: warehouse.move(tx, reached, clock.now_us(), stage_us, settings.stalls))
+
+        async def unit(tx: Tx) -> None:
+            changes = await warehouse.move(tx, reached, clock.now_us(), stage_us, settings.stalls)
+            if settings.notices:
+                await jobs.enqueue_many(notices(changes), tx=tx)
+
+        await store.write(unit)
         return clock.monotonic() - started
 
     await _for_ever("move", once, settings.tick_ms / 1000)

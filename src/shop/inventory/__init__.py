@@ -28,6 +28,7 @@ from shop.inventory._contract import (
 )
 from shop.inventory._holds import StockHolds
 from shop.inventory._service import Inventory, put_products
+from shop.users import follow_ended_sessions
 
 __all__ = [
     "Counts",
@@ -74,4 +75,5 @@ app = App(
     migrations="shop.inventory.migrations",
     settings=InventorySettings,
     prepare=[seed],
+    background=[follow_ended_sessions],
 )

@@ -24,6 +24,8 @@ from shop.orders._contract import (
     Line,
     ListOrders,
     Order,
+    OrderChange,
+    OrderChanges,
     OrderEvent,
     OrderEvents,
     OrderPage,
@@ -32,11 +34,13 @@ from shop.orders._contract import (
     PlacedOrder,
     PlaceOrder,
     ReturnOrder,
+    WatchOrders,
     Webhook,
     WebhookHeard,
 )
 from shop.orders._desk import Desk
 from shop.orders._feed import Feed
+from shop.orders._jobs import JOBS, SCHEDULES
 from shop.orders._machine import OrderMachine, PaymentMachine
 from shop.orders._moves import Moves
 from shop.orders._prices import Prices
@@ -46,7 +50,7 @@ from shop.orders._settings import OrdersSettings
 from shop.orders._till import Till
 from shop.orders._undoing import Undoing
 from shop.orders._webhook import Payments
-from shop.users import WalletHolds
+from shop.users import WalletHolds, follow_ended_sessions
 
 __all__ = [
     "Advance",
@@ -57,6 +61,8 @@ __all__ = [
     "Line",
     "ListOrders",
     "Order",
+    "OrderChange",
+    "OrderChanges",
     "OrderEvent",
     "OrderEvents",
     "OrderPage",
@@ -68,6 +74,7 @@ __all__ = [
     "PlaceOrder",
     "PlacedOrder",
     "ReturnOrder",
+    "WatchOrders",
     "Webhook",
     "WebhookHeard",
     "app",
@@ -158,8 +165,10 @@ app = App(
     "orders",
     services=[Orders, Payments],
     migrations="shop.orders.migrations",
+    jobs=JOBS,
+    schedules=SCHEDULES,
     settings=OrdersSettings,
     provide=[ids, moves, feed, prices, transactions, provider, till, undoing, desk],
-    background=[at_the_desk, forgetting],
+    background=[at_the_desk, forgetting, follow_ended_sessions],
     glance=recent,
 )

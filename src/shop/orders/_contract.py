@@ -18,6 +18,8 @@ __all__ = [
     "Line",
     "ListOrders",
     "Order",
+    "OrderChange",
+    "OrderChanges",
     "OrderEvent",
     "OrderEvents",
     "OrderPage",
@@ -26,6 +28,7 @@ __all__ = [
     "PlaceOrder",
     "PlacedOrder",
     "ReturnOrder",
+    "WatchOrders",
     "Webhook",
     "WebhookHeard",
 ]
@@ -183,6 +186,33 @@ class OrderEvents(Message):
     items: list[OrderEvent]
     position: int
     """What has been looked through so far: `after` of the next question."""
+
+
+class WatchOrders(Message):
+    """What happened after position `after` (-1: from now on); waits up to `wait_ms` for something to happen."""
+
+    after: Annotated[int, Meta(ge=-1)] = -1
+    limit: Annotated[int, Meta(ge=1, le=5000)] = 1000
+    wait_ms: Annotated[int, Meta(ge=0, le=30_000)] = 0
+
+
+class OrderChange(Message):
+    """Order `order_id` of a user came to `state`. Times are UTC in microseconds."""
+
+    order_id: str
+    user_id: str
+    state: OrderState
+    at_us: int
+
+
+class OrderChanges(Message):
+    """Changes in the order in which they happened."""
+
+    items: list[OrderChange]
+    position: int
+    """`after` of the next question."""
+    complete: bool = True
+    """False: some of what came after the position that was named is forgotten."""
 
 
 class Advance(Message):

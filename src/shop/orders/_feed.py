@@ -7,8 +7,10 @@ import collections
 
 from dougong.clock import Clock
 from dougong.errors import Error
+from dougong.store import Store
 from dougong.telemetry import get_logger
-from shop.orders._contract import OrderEvent, OrderEvents, OrderState
+from shop.orders import _ledger as ledger
+from shop.orders._contract import OrderChange, OrderChanges, OrderEvent, OrderEvents, OrderState
 from shop.orders._machine import OrderMachine
 from shop.orders._settings import OrdersSettings
 
@@ -16,6 +18,8 @@ __all__ = ["Feed"]
 
 # What others do something about; the rest they brought about themselves, or it is our own business.
 _NEWS = (OrderState.CONFIRMED, OrderState.CANCELLED, OrderState.TRACING, OrderState.LOST)
+# What a customer may see happen.
+_SHOWN = tuple(state for state in OrderState if state is not OrderState.PLACING)
 _MARKS_MAX = 10_000
 _FORGET_EVERY_S = 1.0
 
@@ -49,6 +53,29 @@ class Feed:
         return OrderEvents(
             items=[OrderEvent(seq=t.seq, order_id=t.instance, state=OrderState(t.target)) for t in page.items],
             position=page.position,
+        )
+
+    async def watch(self, store: Store, after: int, limit: int, wait_s: float) -> OrderChanges:
+        """The same for screens: whose orders came to which state. It holds up nothing: what is forgotten meanwhile is
+        said to be missing, for a screen can load everything anew."""
+        if after < 0:
+            return OrderChanges(items=[], position=(await self._history.span())[1])
+        page = await self._history.after(after, limit, wait_s=wait_s, targets=_SHOWN)
+        first, _ = await self._history.span()  # afterwards: what is forgotten between the two is missed as well
+        customers = await store.read(lambda tx: ledger.customers(tx, [t.instance for t in page.items]))
+        return OrderChanges(
+            items=[
+                OrderChange(
+                    order_id=str(t.instance),
+                    user_id=str(customers[t.instance]),
+                    state=OrderState(t.target),
+                    at_us=t.at_us,
+                )
+                for t in page.items
+                if t.instance in customers
+            ],
+            position=page.position,
+            complete=after + 1 >= first,
         )
 
     async def forget(self) -> None:

@@ -8,7 +8,7 @@ from typing import cast
 import msgspec
 
 from dougong.shard import BUCKETS
-from dougong.store import Row, Tx
+from dougong.store import Row, Store, Tx
 from dougong.tcc import Decision
 from shop.orders._contract import Line, Order, OrderState, PaymentMethod
 
@@ -19,12 +19,14 @@ __all__ = [
     "NewOrder",
     "Payment",
     "at_work",
+    "customers",
     "find",
     "find_any",
     "find_by_key",
     "insert",
     "insert_payments",
     "is_reversal",
+    "items_sold",
     "latest",
     "list_before",
     "note_intent",
@@ -37,6 +39,7 @@ __all__ = [
     "start_reversal",
     "states",
     "to_order",
+    "unpaid",
 ]
 
 _COLUMNS = (
@@ -201,9 +204,43 @@ async def states(tx: Tx, ids: Sequence[int]) -> dict[int, OrderState]:
     return {int(order_id): OrderState(state) for order_id, state in rows}  # type: ignore[arg-type]
 
 
+async def unpaid(tx: Tx, before_us: int, limit: int) -> list[int]:
+    """Orders that await their payment since before that time. The provider's webhook may come for one at any moment."""
+    rows = await tx.fetch_all(
+        "SELECT o.id FROM payments p JOIN orders o ON o.id = p.order_id WHERE p.state IN ('wanted', 'open', 'asking') "
+        "AND p.due_us IS NOT NULL AND o.state = 'awaiting_payment' AND o.updated_us < ? LIMIT ?",
+        (before_us, limit),
+    )
+    return [cast(int, row[0]) for row in rows]
+
+
+async def items_sold(store: Store) -> int:
+    """Items in orders whose goods are the customer's, or are gone. Step by step: the loop is others' too."""
+    sold = after = 0
+    while True:
+        page = await store.fetch_all(
+            "SELECT id, lines, state IN ('confirmed', 'picking', 'shipped', 'tracing', 'delivered', 'cancelling', "
+            "'returned', 'lost') OR state IN ('refunding', 'refunded') AND refusal_code = 'lost' FROM orders "
+            "WHERE id > ? ORDER BY id LIMIT 5000",
+            (after,),
+        )
+        if not page:
+            return sold
+        after = cast(int, page[-1][0])
+        sold += sum(line.quantity for _, lines, kept in page if kept for line in _decode_lines(cast(str, lines)))
+
+
 async def find(tx: Tx, order_id: int, user_id: int) -> Row | None:
     """One order of a user's, as a row for `to_order`."""
     return await tx.fetch_one(_SELECT + "WHERE id = ? AND user_id = ?", (order_id, user_id))
+
+
+async def customers(tx: Tx, order_ids: Sequence[int]) -> dict[int, int]:
+    """Whose orders these are."""
+    rows = await tx.fetch_all(
+        "SELECT id, user_id FROM orders WHERE id IN (SELECT value FROM json_each(?))", (_encode(order_ids).decode(),)
+    )
+    return dict(cast("list[tuple[int, int]]", rows))
 
 
 async def find_any(tx: Tx, order_id: int) -> Row | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import aiohttp
 import msgspec
 
 from dougong.errors import Conflict, Error, Internal, Overloaded, Unavailable
 from shop.orders._settings import OrdersSettings
+
+if TYPE_CHECKING:
+    import aiohttp
 
 __all__ = ["WEBHOOK_PATH", "Intent", "IntentStatus", "PaymentProvider"]
 
@@ -55,7 +57,7 @@ class PaymentProvider:
         self._url = settings.provider_url.rstrip("/")
         self._key = settings.provider_key
         self._webhook_url = settings.public_url.rstrip("/") + WEBHOOK_PATH
-        self._timeout = aiohttp.ClientTimeout(total=settings.provider_timeout_s)
+        self._timeout_s = settings.provider_timeout_s
         self._http: aiohttp.ClientSession | None = None
 
     @property
@@ -107,9 +109,11 @@ class PaymentProvider:
 
     async def _exchange(self, verb: str, path: str, body: object, key: str) -> tuple[int, bytes]:
         """One request over HTTP; status and content of its answer. `Unavailable` when there is none."""
+        import aiohttp  # here: it is 9 MB, and many processes only know the contract of orders
+
         if self._http is None:
             headers = {"Authorization": f"Bearer {self._key.reveal()}"}
-            self._http = aiohttp.ClientSession(timeout=self._timeout, headers=headers)
+            self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self._timeout_s), headers=headers)
         try:
             headers = {"Idempotency-Key": key} if key else {}
             async with self._http.request(verb, self._url + path, json=body, headers=headers) as answer:

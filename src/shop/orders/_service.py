@@ -26,6 +26,7 @@ from shop.orders._contract import (
     GetOrder,
     ListOrders,
     Order,
+    OrderChanges,
     OrderEvents,
     OrderPage,
     OrderState,
@@ -33,6 +34,7 @@ from shop.orders._contract import (
     PlacedOrder,
     PlaceOrder,
     ReturnOrder,
+    WatchOrders,
 )
 from shop.orders._desk import Desk
 from shop.orders._feed import Feed
@@ -194,6 +196,11 @@ class Orders(Service, package="shop.v1"):
         """What became of orders, for a follower that stores `after` with its own effects. Numbers at or below `after`
         are forgotten."""
         return await self._feed.after(request.after, request.limit, request.wait_ms / 1000)
+
+    @rpc(internal=True, idempotent=True, timeout_s=35.0)
+    async def watch(self, request: WatchOrders) -> OrderChanges:
+        """Every change that a customer may see, for screens. A watcher keeps nothing from being forgotten."""
+        return await self._feed.watch(self._store, request.after, request.limit, request.wait_ms / 1000)
 
     @batched(internal=True, idempotent=True, max_batch=5000, timeout_s=10.0)
     async def advance(self, requests: Sequence[Advance]) -> Sequence[Advanced | Error]:

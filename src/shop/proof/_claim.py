@@ -183,7 +183,9 @@ async def _shop(setting: Setting, data: Path) -> AsyncGenerator[Figures]:
     path = Path(shop.__file__).with_name("system.toml")
     system = load_system(path)
     edge = msgspec.structs.replace(system.apps["edge"], http="127.0.0.1:0")
-    system = msgspec.structs.replace(system, apps={**system.apps, "edge": edge})
+    apps = {**system.apps, "edge": edge}
+    del apps["live"]  # nobody looks
+    system = msgspec.structs.replace(system, apps=apps)
     with (setting.workdir / "shop.log").open("w") as log:
         supervisor = Supervisor(system, path, data, on_line=lambda name, line: print(name, line, file=log))
         start = time.monotonic()

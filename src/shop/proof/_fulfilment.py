@@ -270,7 +270,9 @@ async def _shop(setting: Setting, data: Path, provider: Provider) -> AsyncGenera
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     system = load_system(path)
     edge = msgspec.structs.replace(system.apps["edge"], http=address)
-    system = msgspec.structs.replace(system, apps={**system.apps, "edge": edge})
+    apps = {**system.apps, "edge": edge}
+    del apps["live"]  # nobody looks
+    system = msgspec.structs.replace(system, apps=apps)
     of_orders = {
         **_DEADLINES,
         "PROVIDER_URL": provider.url,

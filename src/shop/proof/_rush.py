@@ -15,9 +15,10 @@ from typing import Any, cast
 import aiohttp
 import msgspec
 
-from dougong.app import registry_url
-from dougong.errors import Error, NotFound, Unavailable
+from dougong.app import load_mesh, load_system, read_note, running_registry_url
+from dougong.errors import Error, Invalid, NotFound, Unavailable
 from dougong.evidence import Discrepancy, RushOptions, Zipf
+from dougong.mesh import Mesh
 from dougong.registry import Discovery, open_registry
 from dougong.rpc import client, close_client
 from shop.orders import Line, Orders, PlaceOrder
@@ -26,7 +27,7 @@ from shop.proof._orders_file import read_orders
 from shop.proof._targets import HttpTarget, OrderTarget, Persistent, StreamTarget, leaves_order_open
 from shop.users import DEMO_PASSWORD, PARTNER_EMAIL
 
-__all__ = ["DEMO_USERS", "OrderRush"]
+__all__ = ["DEMO_USERS", "OrderRush", "rush"]
 
 DEMO_USERS = 10_000
 """Customers that an empty shop is filled with, and the baseline too."""
@@ -48,9 +49,9 @@ class OrderRush:
                 yield await _open_plain(options, stack)
                 return
             data = Path(options.data)
-            if not (data / "registry.db").exists():
+            if not (data / "registry.db").exists() and read_note(data) is None:
                 raise NotFound(f"the shop is not up on {data}; start it with 'dougong up'", code="no_system")
-            registry = await open_registry(registry_url(data))
+            registry = await open_registry(running_registry_url(data))
             stack.push_async_callback(registry.close)
             discovery = Discovery(registry)
             stack.push_async_callback(discovery.close)
@@ -67,10 +68,11 @@ class OrderRush:
                 front = lambda: url  # noqa: E731 (a constant in place of the function above)
             else:
                 await edge.wait_ready(_UP_S)
-            token = await _log_in(front)
+            token = await _log_in(front, options.seconds)
             target: OrderTarget
             if options.transport == "grpc":
-                orders = client(Orders, await discovery.resolve("shop.v1.Orders"), token=token)
+                instances = await discovery.resolve("shop.v1.Orders")
+                orders = client(Orders, instances, token=token, mesh=_policy(data))
                 stack.push_async_callback(close_client, orders)
                 target = StreamTarget(orders)
             else:
@@ -80,6 +82,15 @@ class OrderRush:
             before = await asyncio.to_thread(look_before, data)
             make = await _maker(options, front, await asyncio.to_thread(_customers, data))
             yield OpenRush(options, target, make, before)
+
+
+def _policy(data: Path) -> Mesh | None:
+    """The generator is a caller like any other, so it follows the policy of the system that is up."""
+    note = read_note(data)
+    if note is None:
+        return None
+    path = Path(note.system)
+    return load_mesh(load_system(path, profile=note.profile), path, "rush")
 
 
 class OpenRush:
@@ -195,10 +206,16 @@ def _customers(data: Path) -> list[int]:
     return found
 
 
-async def _log_in(front: Callable[[], str]) -> str:
+async def _log_in(front: Callable[[], str], seconds: float) -> str:
     """The partner's token: a sales channel that orders on behalf of customers."""
     credentials = {"email": PARTNER_EMAIL, "password": DEMO_PASSWORD}
     answer = await _call("POST", front, "/v1/login", json=credentials)
+    if seconds + _UP_S > answer["expires_in_s"]:
+        raise Invalid(
+            f"the token lives {answer['expires_in_s']} s, the rush takes {seconds:g} s: start the shop with"
+            f" DOUGONG_APP_USERS_TOKEN_TTL_S={seconds + 2 * _UP_S:.0f}",
+            code="token_too_short",
+        )
     return str(answer["token"])
 
 
@@ -227,3 +244,6 @@ async def _call(verb: str, front: Callable[[], str], path: str, **arguments: Any
         if time.monotonic() > give_up:
             raise problem
         await asyncio.sleep(0.1)
+
+
+rush = OrderRush()

@@ -9,27 +9,35 @@ import asyncio
 import math
 import random
 import shutil
-import statistics
 import sys
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import msgspec
 import uvloop
 
 from dougong.errors import Error
-from dougong.evidence import Claim, Figures, MariaDB, NotShown, Ratio, Server, Setting, Threshold
-from dougong.shard import BUCKETS, Mover, MoveSettings, ShardedStore, ShardedTable, load_layout, open_sharded_store
+from dougong.evidence import Claim, Figures, MariaDB, Ratio, Server, Setting, Threshold
+from dougong.shard import (
+    BUCKETS,
+    Mover,
+    MoveReport,
+    MoveSettings,
+    ShardedStore,
+    ShardedTable,
+    load_layout,
+    open_sharded_store,
+)
 from dougong.store import Migration, Tx
 
 __all__ = ["MovingExperiment", "move", "move_mariadb"]
 
 BUCKET = 17
-PLAIN, NOTED = 16, 18
-"""Buckets of databases without and with triggers, of which none moves."""
+PLAIN, BESIDE, SMALL = 16, 18, 22
+"""A bucket of a database that no move ever touched; one that stays beside one that moves, for what triggers cost."""
 SWITCHES = 5
 """Of each pair: there, and four times back or there again. An odd number, so that the next pair moves the other way."""
 _SCHEMA = [
@@ -47,10 +55,19 @@ class Moved(msgspec.Struct):
     rows: int
     copy_s: float
     pauses_s: list[float]
+    switches: list[tuple[float, float]]
+    """When each switch began at the earliest, and ended at the latest: monotonic, which all processes share."""
+
+
+class Wait(NamedTuple):
+    """Of one write: when it was due, and how long it took from then."""
+
+    due: float
+    seconds: float
 
 
 class MovingExperiment:
-    """Baseline: the same writes while nothing moves, and a table without triggers."""
+    """Baseline: the same writes while nothing moves, and a table that never had triggers."""
 
     def __init__(self, store: ShardedStore, layout: Path, *, rows: int, rate: int, seconds: float) -> None:
         self._store = store
@@ -65,8 +82,8 @@ class MovingExperiment:
     async def baseline(self, pair: int) -> Figures:
         done = asyncio.Event()
         asyncio.get_running_loop().call_later(self._seconds, done.set)
-        times = await self._write_until(done)
-        return {"p99_ms": _percentile(times, 0.99) * 1e3, "write_us": await self._write_us(PLAIN)}
+        waits = await self._write_until(done)
+        return {"p99_ms": _p99_ms(wait.seconds for wait in waits), "write_us": await self._write_us(PLAIN)}
 
     async def ours(self, pair: int) -> Figures:
         await self._store.refresh()
@@ -77,15 +94,24 @@ class MovingExperiment:
             moved = await _mover(self._layout, target)
         finally:
             done.set()
-            times = await writing
+            waits = await writing
         return {
-            "p99_ms": _percentile(times, 0.99) * 1e3,
-            "longest_ms": max(times) * 1e3,
-            "pause_ms": _percentile(moved.pauses_s, 0.99) * 1e3,
+            "p99_ms": _p99_ms(wait.seconds for wait in waits),
+            "waited_ms": _p99_ms(_longest(waits, began, ended) for began, ended in moved.switches),
+            "pause_ms": _p99_ms(moved.pauses_s),
             "rows": moved.rows,
             "rows_per_s": moved.rows / moved.copy_s,
-            "write_us": await self._write_us(NOTED),
+            **await self._triggers_cost(),
         }
+
+    async def _triggers_cost(self) -> Figures:
+        """A row in the database of a bucket that moves, in that bucket and in another; and when the move is over."""
+        mover = Mover(self._store, settings=MoveSettings(share=1.0))
+        await self._store.refresh()
+        await mover.move(SMALL, "db-1" if self._store.map.places[SMALL].shard == "db-2" else "db-2")
+        moving, beside = await self._write_us(SMALL), await self._write_us(BESIDE)
+        await mover.complete(SMALL)
+        return {"moving_us": moving, "beside_us": beside, "write_us": await self._write_us(BESIDE)}
 
     async def verify(self) -> Sequence[str]:
         """Every row shows as many writes as were acknowledged, and there is no row too many or too few."""
@@ -98,9 +124,9 @@ class MovingExperiment:
             self._problems.append(f"row {id_} shows {writes} writes of {self._written.get(id_, 0)} acknowledged ones")
         return self._problems
 
-    async def _write_until(self, done: asyncio.Event) -> list[float]:
-        """At a fixed rate, whatever becomes of the writes; seconds from when each was due to its acknowledgement."""
-        loop, times = asyncio.get_running_loop(), list[float]()
+    async def _write_until(self, done: asyncio.Event) -> list[Wait]:
+        """At a fixed rate, whatever becomes of the writes: from when each was due to its acknowledgement."""
+        waits: list[Wait] = []
 
         async def one(due: float) -> None:
             id_ = BUCKET + BUCKETS * self._draw.randrange(self._rows)
@@ -114,20 +140,20 @@ class MovingExperiment:
                 self._problems.append(f"a write failed: {error}")
             else:
                 self._written[id_] = self._written.get(id_, 0) + 1
-                times.append(loop.time() - due)
+                waits.append(Wait(due, time.monotonic() - due))
 
-        begun, count = loop.time(), 0
+        begun, count = time.monotonic(), 0
         async with asyncio.TaskGroup() as writes:
             while not done.is_set():
                 due = begun + count / self._rate
-                if due > loop.time():
-                    await asyncio.sleep(due - loop.time())
+                if due > time.monotonic():
+                    await asyncio.sleep(due - time.monotonic())
                 writes.create_task(one(due))
                 count += 1
-        return times
+        return waits
 
     async def _write_us(self, bucket: int) -> float:
-        """A row in a unit of 500, of several units the median."""
+        """A row in a unit of 500, of several units the fastest: what else the machine does only adds to it."""
         times: list[float] = []
         for _ in range(15):
             ids = [(bucket + BUCKETS * self._draw.randrange(5000),) for _ in range(500)]
@@ -139,12 +165,17 @@ class MovingExperiment:
             began = time.perf_counter()
             await self._store.store_at(bucket).write(unit)
             times.append((time.perf_counter() - began) / len(ids))
-        return statistics.median(times) * 1e6
+        return min(times) * 1e6
 
 
-def _percentile(times: Sequence[float], share: float) -> float:
-    ordered = sorted(times)
-    return ordered[max(0, math.ceil(len(ordered) * share) - 1)] if ordered else math.nan
+def _p99_ms(seconds: Iterable[float]) -> float:
+    ordered = sorted(seconds)
+    return ordered[max(0, math.ceil(len(ordered) * 0.99) - 1)] * 1e3 if ordered else math.nan
+
+
+def _longest(waits: Sequence[Wait], began: float, ended: float) -> float:
+    """Of the writes that were due before a switch ended, and not done when it began."""
+    return max((wait.seconds for wait in waits if wait.due <= ended and wait.due + wait.seconds >= began), default=0.0)
 
 
 async def _mover(layout: Path, target: str) -> Moved:
@@ -162,19 +193,29 @@ async def _move(layout: Path, target: str) -> Moved:
     store = await open_sharded_store(load_layout(layout), create=False)
     try:
         report = await Mover(store).move(BUCKET, target)
+        moved = Moved(report.rows, report.seconds, [report.pause_s], [_window(report)])
         again = Mover(store, settings=MoveSettings(verify=False))
-        backs = [await again.reverse(BUCKET) for _ in range(SWITCHES - 1)]
+        for _ in range(SWITCHES - 1):
+            report = await again.reverse(BUCKET)
+            moved.pauses_s.append(report.pause_s)
+            moved.switches.append(_window(report))
         await again.complete(BUCKET)
-        return Moved(report.rows, report.seconds, [switch.pause_s for switch in (report, *backs)])
+        return moved
     finally:
         await store.close()
+
+
+def _window(report: MoveReport) -> tuple[float, float]:
+    """The switch of a move that has just returned; what it did after that takes a few milliseconds."""
+    now = time.monotonic()
+    return now - report.pause_s - 0.05, now
 
 
 async def _filled(layout: Path, rows: int) -> ShardedStore:
     store = await open_sharded_store(load_layout(layout))
     await store.migrate("carts", _SCHEMA)
     await store.declare(ShardedTable("carts"))
-    for bucket, count in ((BUCKET, rows), (PLAIN, 5000), (NOTED, 5000)):
+    for bucket, count in ((BUCKET, rows), (PLAIN, 5000), (BESIDE, 5000), (SMALL, 5000)):
         for start in range(0, count, 5000):
             some = [
                 (bucket + BUCKETS * number, f"cart {number}", 0) for number in range(start, min(count, start + 5000))
@@ -184,7 +225,6 @@ async def _filled(layout: Path, rows: int) -> ShardedStore:
                 await tx.execute_many("INSERT INTO carts VALUES (?, ?, ?)", some)
 
             await store.store_at(bucket).write(unit)
-    await Mover(store).move(22, "db-1", complete=True)  # db-2, where NOTED is, takes notes from now on
     return store
 
 
@@ -229,8 +269,6 @@ async def _on_mariadb(setting: Setting) -> AsyncGenerator[MovingExperiment]:
             urls = {name: stack.enter_context(server.database()) for name in _NAMES}
             async with _experiment(setting, urls) as experiment:
                 yield experiment
-    except FileNotFoundError as error:  # pragma: no cover (where there is no MariaDB)
-        raise NotShown(str(error)) from None
     finally:
         if server is not None:
             server.remove()
@@ -238,18 +276,21 @@ async def _on_mariadb(setting: Setting) -> AsyncGenerator[MovingExperiment]:
 
 
 _RESULT = (
-    "{ours[rows]:,.0f} rows at {ours[rows_per_s]:,.0f}/s under 1,000 writes a second, of which the switch held up some"
-    " for {ours[pause_ms]:.0f} ms; P99 of all writes {ours[p99_ms]:.0f} ms, {ratio[p99_ms]:.1f} × as when nothing moves"
+    "{ours[rows]:,.0f} rows at {ours[rows_per_s]:,.0f}/s under 1,000 writes a second, of which those at a switch waited"
+    " {ours[waited_ms]:.0f} ms at most (P99 of the switches); P99 of all writes {ours[p99_ms]:.0f} ms,"
+    " {ratio[p99_ms]:.1f} × as when nothing moves; when it is over a write costs {ratio[write_us]:.2f} × as before"
 )
 _TABLE = (
     "| | nothing moves | a bucket moves |\n| --- | --- | --- |\n"
     "| P99 of writes, ms | {baseline[p99_ms]:.1f} | {ours[p99_ms]:.1f} |\n"
-    "| longest write, ms | | {ours[longest_ms]:.0f} |\n"
-    "| without writes, P99 of the switches, ms | | {ours[pause_ms]:.0f} |\n\n"
-    "A row written in a database that took notes once, and moves nothing: {ours[write_us]:.2f} µs; in one that never"
-    " did: {baseline[write_us]:.2f} µs."
+    "| longest write at a switch, P99 of the switches, ms | | {ours[waited_ms]:.0f} |\n"
+    "| without an owner, P99 of the switches, ms | | {ours[pause_ms]:.0f} |\n\n"
+    "A row written in a database that no move ever touched: {baseline[write_us]:.2f} µs; where another bucket moves:"
+    " {ours[beside_us]:.2f} µs; in the bucket that moves: {ours[moving_us]:.2f} µs; when the move is over:"
+    " {ours[write_us]:.2f} µs."
 )
-_THRESHOLDS = (Threshold("ours.pause_ms", at_most=100),)
+_SWITCHES = (Threshold("ours.pause_ms", at_most=100), Threshold("ours.waited_ms", at_most=100))
+# What a write costs afterwards is judged on SQLite only: a server may have work left then, which shows in it.
 _SITUATION = (
     "A database is full. Copying a part of it elsewhere means to stop its writers for minutes, or to write everything"
     " twice and hope."
@@ -263,26 +304,28 @@ move = Claim(
     name="move",
     title="A million rows move to another database, and writers wait for milliseconds",
     situation=_SITUATION,
-    task="Move a bucket of 1,000,000 rows under 1,000 writes a second: none fails, is lost, or waits for 100 ms.",
+    task="Move a bucket of 1,000,000 rows under 1,000 writes a second: none fails or is lost, none waits longer than"
+    " 100 ms for a switch, and none costs more when it is over.",
     action=_ACTION,
     result=_RESULT,
     table=_TABLE,
     experiment=_embedded,
     ratios={"p99_ms": Ratio("p99_ms", "p99_ms"), "write_us": Ratio("write_us", "write_us")},
-    thresholds=_THRESHOLDS,
+    thresholds=(*_SWITCHES, Threshold("ratio.write_us", at_most=1.25)),
 )
 
 move_mariadb = Claim(
     name="move-mariadb",
     title="The same move between databases of MariaDB",
     situation=_SITUATION,
-    task="Move a bucket of 1,000,000 rows under 1,000 writes a second, each synced by MariaDB.",
+    task="Move a bucket of 1,000,000 rows under 1,000 writes a second, each synced by MariaDB, none of which waits"
+    " longer than 100 ms for a switch.",
     action=_ACTION,
     result=_RESULT,
     table=_TABLE,
     experiment=_on_mariadb,
     ratios={"p99_ms": Ratio("p99_ms", "p99_ms"), "write_us": Ratio("write_us", "write_us")},
-    thresholds=_THRESHOLDS,
+    thresholds=_SWITCHES,
 )
 
 if __name__ == "__main__":

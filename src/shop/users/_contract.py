@@ -10,12 +10,25 @@ from dougong.contract import Message, Subject
 
 __all__ = [
     "AddUpWallets",
+    "ChangePassword",
     "Charge",
+    "EndSessions",
+    "EndedPage",
+    "EndedSession",
+    "EndedSince",
+    "FeedMark",
     "GetProfile",
     "GetWallet",
+    "ListSessions",
+    "LogOut",
+    "LogOutEverywhere",
+    "LoggedOut",
     "Login",
     "Profile",
+    "Refresh",
     "Register",
+    "SessionInfo",
+    "SessionList",
     "Token",
     "UpdateProfile",
     "Wallet",
@@ -68,11 +81,108 @@ class Login(Message):
 
 
 class Token(Message):
-    """A bearer token and how many seconds it is good for."""
+    """A bearer token and how many seconds it is good for; and what to get the next one with (`POST /v1/token`).
+
+    A refresh token is good once: keep the one that comes with the answer.
+    """
 
     token: str
     expires_in_s: int
     user_id: str
+    refresh_token: str = ""
+    refresh_expires_in_s: int = 0
+    """Until the session is over if it is not used; each use begins this anew, up to the session's longest life."""
+    session_id: str = ""
+
+
+class Refresh(Message):
+    """The refresh token of the last answer."""
+
+    refresh_token: Annotated[str, Meta(max_length=200)]
+
+
+class LogOut(Message):
+    """Which of one's own sessions is over; the one that the token comes from if left out."""
+
+    user_id: Subject = ""
+    session_id: Annotated[str, Meta(max_length=19)] = ""
+
+
+class LogOutEverywhere(Message):
+    """All of one's own sessions are over."""
+
+    user_id: Subject = ""
+
+
+class EndSessions(Message):
+    """Whose sessions are over: all, or that one."""
+
+    user_id: Annotated[str, Meta(max_length=19)]
+    session_id: Annotated[str, Meta(max_length=19)] = ""
+
+
+class LoggedOut(Message):
+    """How many sessions ended. Their access tokens are refused everywhere within two seconds or so."""
+
+    sessions: int
+
+
+class ListSessions(Message):
+    """Whose sessions; one's own if left out."""
+
+    user_id: Subject = ""
+
+
+class SessionInfo(Message):
+    """One login. `used_us` is when it last got an access token."""
+
+    session_id: str
+    created_us: int
+    used_us: int
+    current: bool = False
+    """Whether it is the one that asks."""
+
+
+class SessionList(Message):
+    """The sessions that live, the one used last first."""
+
+    items: list[SessionInfo]
+
+
+class ChangePassword(Message):
+    """The old password and a new one. All other sessions end."""
+
+    user_id: Subject = ""
+    old_password: Annotated[str, Meta(max_length=128)]
+    new_password: Password
+
+
+class FeedMark(Message):
+    """How far the list of one process of users was read."""
+
+    feed: str
+    position: int
+
+
+class EndedSince(Message):
+    """How far the lists of all processes of users were read that answered lately."""
+
+    marks: Annotated[tuple[FeedMark, ...], Meta(max_length=64)] = ()
+
+
+class EndedSession(Message):
+    """A session whose tokens are not to be believed, and until when (µs) one of them could live."""
+
+    session_id: str
+    until_us: int
+
+
+class EndedPage(Message):
+    """What follows on the mark of the process that answers; ask again at once if there is more."""
+
+    mark: FeedMark
+    items: list[EndedSession]
+    more: bool
 
 
 class GetWallet(Message):

@@ -7,6 +7,8 @@ thousand different ones would take minutes. A shop for real customers sets `demo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from dougong.clock import Clock
 from shop.users._passwords import Passwords
 from shop.users._settings import UsersSettings
@@ -23,13 +25,14 @@ async def seed(gateway: UserGateway, clock: Clock, passwords: Passwords, setting
     """Fill empty databases, once."""
     count, credit = settings.demo_users, settings.demo_credit_minor
     if count and await gateway.get(count + 1) is None:
-        password_hash, now_us = await passwords.hash(DEMO_PASSWORD), clock.now_us()
-        users = [
-            User(n, f"user-{n}@shop.example", f"Customer {n}", password_hash, "customer", now_us)
-            for n in range(1, count + 1)
-        ]
-        users.append(User(count + 1, OPERATOR_EMAIL, "Operator", password_hash, "operator", now_us))
-        users.append(User(count + 2, PARTNER_EMAIL, "Partner", password_hash, "partner", now_us))
+        people = _people(count, await passwords.hash(DEMO_PASSWORD), clock.now_us())
+        await gateway.fill((user, Wallet(user.id, settings.currency, credit, deposited=credit)) for user in people)
     else:
-        users = []
-    await gateway.fill(users, [Wallet(user.id, settings.currency, credit, deposited=credit) for user in users])
+        await gateway.fill(())
+
+
+def _people(count: int, password_hash: str, now_us: int) -> Iterator[User]:
+    for n in range(1, count + 1):
+        yield User(n, f"user-{n}@shop.example", f"Customer {n}", password_hash, "customer", now_us)
+    yield User(count + 1, OPERATOR_EMAIL, "Operator", password_hash, "operator", now_us)
+    yield User(count + 2, PARTNER_EMAIL, "Partner", password_hash, "partner", now_us)

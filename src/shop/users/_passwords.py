@@ -23,7 +23,10 @@ R = TypeVar("R")
 
 
 class Passwords:
-    """Hash and verify. `waiting_max` calls may wait; more are refused with `Overloaded`."""
+    """Hash and verify. `waiting_max` calls may wait; more are refused with `Overloaded`.
+
+    The last quarter of the line is for those whom we know: strangers alone cannot fill it.
+    """
 
     def __init__(self, *, threads: int = 2, waiting_max: int = 64) -> None:
         # RFC 9106's second recommended option (64 MiB) scaled to a service that shares its machine: OWASP's minimum.
@@ -36,11 +39,15 @@ class Passwords:
 
     async def hash(self, password: str) -> str:
         """The hash to store."""
-        return await self._run(self._hasher.hash, password)
+        return await self._run(False, self._hasher.hash, password)
 
-    async def verify(self, stored: str | None, password: str) -> bool:
-        """Whether the password is right; `stored` None for an unknown user: False, after the same work."""
-        return await self._run(self._verify, stored or self._nobody, password) and stored is not None
+    async def verify(self, stored: str | None, password: str, *, known: bool = False) -> bool:
+        """Whether the password is right; `stored` None for an unknown user: False, after the same work.
+
+        `known`: who asks has been here before, so the whole line is open.
+        """
+        right = await self._run(known, self._verify, stored or self._nobody, password)
+        return right and stored is not None
 
     def close(self) -> None:
         """Let running hashes finish and end the threads."""
@@ -52,8 +59,8 @@ class Passwords:
         except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
             return False
 
-    async def _run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        if self._waiting >= self._waiting_max:
+    async def _run(self, known: bool, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        if self._waiting >= self._waiting_max - (0 if known else self._waiting_max // 4):
             raise Overloaded("too many log-ins at once; try again shortly", code="login_overloaded", retry_after_s=1.0)
         self._waiting += 1
         try:

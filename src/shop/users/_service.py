@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from dougong.contract import Service, rpc
-from dougong.errors import Invalid, NotFound, Unauthenticated
-from dougong.rpc import JwtIssuer
+from dougong.errors import Invalid, NotFound
+from dougong.rpc import current_origin
 from dougong.shard import parse_id
 from shop.users._contract import (
     AddUpWallets,
+    ChangePassword,
+    EndedPage,
+    EndedSession,
+    EndedSince,
+    EndSessions,
+    FeedMark,
     GetProfile,
     GetWallet,
+    ListSessions,
+    LoggedOut,
     Login,
+    LogOut,
+    LogOutEverywhere,
     Profile,
+    Refresh,
     Register,
+    SessionInfo,
+    SessionList,
     Token,
     UpdateProfile,
     Wallet,
@@ -20,6 +33,7 @@ from shop.users._contract import (
 )
 from shop.users._passwords import Passwords
 from shop.users._settings import UsersSettings
+from shop.users.auth_jwt import Auth, EndedFeed, Grant, Sessions
 from shop.users.profile_cache import CachedProfiles
 from shop.users.user_core import User, UserGateway
 from shop.users.user_core import entities as rows
@@ -33,14 +47,18 @@ class Users(Service, package="shop.v1"):
     def __init__(
         self,
         gateway: UserGateway,
-        issuer: JwtIssuer,
+        auth: Auth,
+        sessions: Sessions,
+        feed: EndedFeed,
         passwords: Passwords,
         settings: UsersSettings,
         profiles: CachedProfiles,
     ) -> None:
         self._gateway = gateway
         self._profiles = profiles
-        self._issuer = issuer
+        self._auth = auth
+        self._sessions = sessions
+        self._feed = feed
         self._passwords = passwords
         self._settings = settings
 
@@ -61,13 +79,69 @@ class Users(Service, package="shop.v1"):
 
     @rpc(http="POST /v1/login", public=True)
     async def login(self, request: Login) -> Token:
-        """A bearer token for the right e-mail and password."""
-        user = await self._gateway.find(request.email.lower())
-        stored = user.password_hash if user is not None else None
-        if not await self._passwords.verify(stored, request.password) or user is None:
-            raise Unauthenticated("e-mail or password is wrong", code="bad_credentials")
-        token = self._issuer.issue(str(user.id), roles=(user.role,), ttl_s=self._settings.token_ttl_s)
-        return Token(token=token, expires_in_s=self._settings.token_ttl_s, user_id=str(user.id))
+        """A session for the right e-mail and password: a bearer token, and a refresh token to get the next with."""
+        return _token(await self._auth.login(request.email, request.password, current_origin().address))
+
+    @rpc(
+        http="POST /v1/token", public=True, idempotent=True
+    )  # for as long as the grace is, which is longer than a call
+    async def refresh(self, request: Refresh) -> Token:
+        """The next bearer token and the next refresh token. An old one, used again, ends the session."""
+        return _token(await self._auth.refresh(request.refresh_token))
+
+    @rpc(http="POST /v1/logout", idempotent=True)
+    async def log_out(self, request: LogOut) -> LoggedOut:
+        """End the session that the token comes from, or another of one's own."""
+        number = _session_number(request.session_id or current_origin().session)
+        if number is None:
+            raise Invalid("the token names no session: name one, or log out everywhere", code="no_session")
+        return LoggedOut(sessions=await self._sessions.end(user_number(request.user_id), "logout", only=number))
+
+    @rpc(http="POST /v1/logout-all", idempotent=True)
+    async def log_out_everywhere(self, request: LogOutEverywhere) -> LoggedOut:
+        """End all of one's own sessions."""
+        return LoggedOut(sessions=await self._sessions.end(user_number(request.user_id), "logout_all"))
+
+    @rpc(http="GET /v1/sessions")
+    async def list_sessions(self, request: ListSessions) -> SessionList:
+        """Where one is logged in."""
+        own = _session_number(current_origin().session)
+        live = await self._sessions.living(user_number(request.user_id))
+        return SessionList(
+            items=[
+                SessionInfo(
+                    session_id=str(one.id), created_us=one.created_us, used_us=one.used_us, current=one.id == own
+                )
+                for one in live
+            ]
+        )
+
+    @rpc(http="POST /v1/password")
+    async def change_password(self, request: ChangePassword) -> LoggedOut:
+        """Another password; all sessions but the one that asks end."""
+        origin = current_origin()
+        ended = await self._auth.change_password(
+            user_number(request.user_id),
+            request.old_password,
+            request.new_password,
+            origin.address,
+            keep=_session_number(origin.session),
+        )
+        return LoggedOut(sessions=ended)
+
+    @rpc(http="POST /v1/users/{user_id}/end-sessions", roles=("operator",), idempotent=True)
+    async def end_sessions(self, request: EndSessions) -> LoggedOut:
+        """End a user's sessions, or one of them."""
+        only = _session_number(request.session_id)
+        return LoggedOut(sessions=await self._sessions.end(user_number(request.user_id), "operator", only=only))
+
+    @rpc(internal=True, idempotent=True)
+    async def ended_sessions(self, request: EndedSince) -> EndedPage:
+        """What this process knows of ended sessions and the caller does not, in pieces."""
+        position = next((mark.position for mark in request.marks if mark.feed == self._feed.name), 0)
+        page = self._feed.after(position)
+        items = [EndedSession(session_id=session, until_us=until_us) for session, until_us in page.items]
+        return EndedPage(mark=FeedMark(feed=page.feed, position=page.position), items=items, more=page.more)
 
     @rpc(http="GET /v1/me")
     async def get_profile(self, request: GetProfile) -> Profile:
@@ -107,6 +181,27 @@ class Users(Service, package="shop.v1"):
         """The books added up over all wallets."""
         count, available, frozen, spent, deposited = await self._gateway.books()
         return WalletBooks(wallets=count, available=available, frozen=frozen, spent=spent, deposited=deposited)
+
+
+def _token(grant: Grant) -> Token:
+    return Token(
+        token=grant.access_token,
+        expires_in_s=grant.access_s,
+        user_id=str(grant.user_id),
+        refresh_token=grant.refresh_token,
+        refresh_expires_in_s=grant.refresh_s,
+        session_id=str(grant.session_id),
+    )
+
+
+def _session_number(session_id: str) -> int | None:
+    """The stored form of a session's id; None for none. Raises `NotFound` for what cannot be one."""
+    if not session_id:
+        return None
+    try:
+        return parse_id(session_id)
+    except Invalid:
+        raise NotFound(f"there is no session {session_id!r}", code="unknown_session") from None
 
 
 def profile_of(user: User) -> Profile:

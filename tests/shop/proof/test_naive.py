@@ -85,11 +85,23 @@ def test_it_is_as_large_as_the_shop() -> None:
     assert (PRODUCTS, USERS) == (1000, DEMO_USERS)
 
 
+async def _listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
 @pytest.mark.processes
 async def test_the_same_generator_drives_it(tmp_path: Path) -> None:
     database, port = tmp_path / "naive.db", free_port()
     child = await asyncio.create_subprocess_exec(sys.executable, "-m", "shop.proof.naive", str(database), str(port))
     try:
+        async with asyncio.timeout(60):
+            while child.returncode is None and not await _listens(port):
+                await asyncio.sleep(0.05)
         options = RushOptions(
             data="",
             http_url=f"http://127.0.0.1:{port}",

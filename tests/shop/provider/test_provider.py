@@ -49,7 +49,7 @@ class Shop:
 
     async def until(self, enough: Callable[[], bool]) -> None:
         """The deadline only ends a test that would never end."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not enough():
                 self.news.clear()
                 await self.news.wait()

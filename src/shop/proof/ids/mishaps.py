@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -54,30 +55,31 @@ class Makers(Protocol):
 async def rollback(makers: Makers) -> list[int]:
     """The clock is set back by 50 ms in the middle."""
     maker = await _begun(makers)
-    ids = _mint(makers, maker)
+    ids = await _mint(makers, maker)
     makers.clock.move_ms(-50)
-    return ids + _mint(makers, maker)
+    return ids + await _mint(makers, maker)
 
 
 async def overflow(makers: Makers) -> list[int]:
     """40,000 ids are wanted within a millisecond that holds 16,384."""
     maker = await _begun(makers)
-    return [maker.one() for _ in range(40_000)]
+    return [await _one(makers, maker) for _ in range(40_000)]
 
 
 async def restart(makers: Makers) -> list[int]:
     """The process is killed, and its next life finds a clock that was set back by 50 ms."""
     maker = await _begun(makers)
-    ids = _mint(makers, maker)
+    ids = await _mint(makers, maker)
     await makers.kill(maker)
     makers.clock.move_ms(-50)
-    return ids + _mint(makers, await _begun(makers))
+    return ids + await _mint(makers, await _begun(makers))
 
 
 async def two_minters(makers: Makers) -> list[int]:
     """Two processes are told to mint for the same shard at the same time."""
     both = [await makers.begin(), await makers.begin()]
-    return [number for _ in range(_STEPS) for maker in both if maker is not None for number in _mint(makers, maker, 1)]
+    there = [maker for maker in both if maker is not None]
+    return [number for _ in range(_STEPS) for maker in there for number in await _mint(makers, maker, 1)]
 
 
 MISHAPS: dict[str, Callable[[Makers], Awaitable[list[int]]]] = {
@@ -99,21 +101,22 @@ async def _begun(makers: Makers) -> Maker:
     return maker
 
 
-def _mint(makers: Makers, maker: Maker, steps: int = _STEPS) -> list[int]:
+async def _mint(makers: Makers, maker: Maker, steps: int = _STEPS) -> list[int]:
     """Some ids each millisecond, or, of two that take turns, in the same one."""
     ids: list[int] = []
     for _ in range(steps):
         if steps > 1:
             makers.clock.move_ms(1)
-        ids += [_one(makers, maker) for _ in range(_PER_STEP)]
+        ids += [await _one(makers, maker) for _ in range(_PER_STEP)]
     return ids
 
 
-def _one(makers: Makers, maker: Maker) -> int:
-    """Whoever is refused asks again a millisecond later."""
+async def _one(makers: Makers, maker: Maker) -> int:
+    """Whoever is refused asks again a millisecond later, by both clocks: on a busy machine a lease may have ended."""
     for _ in range(_PATIENCE_MS):
         try:
             return maker.one()
         except (Overloaded, Unavailable):
             makers.clock.move_ms(1)
+            await asyncio.sleep(0.001)
     return maker.one()

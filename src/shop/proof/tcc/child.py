@@ -12,6 +12,8 @@ from dougong.errors import Internal
 
 __all__ = ["Child", "child"]
 
+_ENDS_S = 30.0
+
 
 class Child:
     """`python -m MODULE ARGUMENTS…`."""
@@ -56,6 +58,10 @@ class Child:
         with suppress(ProcessLookupError):
             self._process.kill()
         await self._process.wait()
+        assert self._process.stdout is not None
+        with suppress(TimeoutError):  # the end of its output, which processes that it forked may hold a moment longer
+            async with asyncio.timeout(_ENDS_S):
+                await self._process.stdout.read()
 
 
 @asynccontextmanager

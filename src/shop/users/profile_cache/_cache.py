@@ -10,7 +10,10 @@ import msgspec
 from dougong.clock import Clock
 from dougong.errors import Invalid
 
-__all__ = ["Cache", "Entry", "MemoryCache"]
+__all__ = ["VALUE_BYTES_MAX", "Cache", "Entry", "MemoryCache", "check_size"]
+
+VALUE_BYTES_MAX = 16_384
+"""A profile has a few hundred."""
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -36,7 +39,10 @@ class Cache(Protocol):
         ...
 
     async def put(self, key: str, value: bytes, lease: int, *, ttl_s: float, cost_s: float) -> bool:
-        """Keep `value`, unless the lease has ended; whether it was kept."""
+        """Keep `value` until `ttl_s` after the lease was taken, unless that has ended; whether it was kept.
+
+        `Invalid` (code `cache_value_size`) for more than `VALUE_BYTES_MAX`.
+        """
         ...
 
     async def forget(self, key: str) -> None:
@@ -53,7 +59,7 @@ class MemoryCache:
         self._clock = clock
         self._entries_max = entries_max
         self._entries: OrderedDict[str, tuple[bytes, float, float]] = OrderedDict()
-        self._leases: OrderedDict[str, int] = OrderedDict()
+        self._leases: OrderedDict[str, tuple[int, float]] = OrderedDict()
         self._leased = 0
 
     def __len__(self) -> int:
@@ -73,17 +79,21 @@ class MemoryCache:
 
     async def lease(self, key: str) -> int:
         self._leased += 1
-        self._leases[key] = self._leased
+        self._leases[key] = self._leased, self._clock.monotonic()
         self._leases.move_to_end(key)
         if len(self._leases) > self._entries_max:
             self._leases.popitem(last=False)  # its loader keeps nothing, which is safe
         return self._leased
 
     async def put(self, key: str, value: bytes, lease: int, *, ttl_s: float, cost_s: float) -> bool:
-        if self._leases.get(key) != lease:
+        check_size(key, value)
+        held, since = self._leases.get(key, (None, 0.0))
+        if held != lease:
             return False
         del self._leases[key]
-        self._entries[key] = value, self._clock.monotonic() + ttl_s, cost_s
+        if since + ttl_s <= self._clock.monotonic():
+            return False
+        self._entries[key] = value, since + ttl_s, cost_s
         self._entries.move_to_end(key)
         if len(self._entries) > self._entries_max:
             self._entries.popitem(last=False)
@@ -92,3 +102,10 @@ class MemoryCache:
     async def forget(self, key: str) -> None:
         self._entries.pop(key, None)
         self._leases.pop(key, None)
+
+
+def check_size(key: str, value: bytes) -> None:
+    if len(value) > VALUE_BYTES_MAX:
+        raise Invalid(
+            f"{key}: a cache takes values of {VALUE_BYTES_MAX} bytes at most, not {len(value)}", code="cache_value_size"
+        )

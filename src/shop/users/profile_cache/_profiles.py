@@ -23,6 +23,9 @@ _loads = counter("shop_profile_cache_loads_total", "Profiles loaded from the dat
 _refused = counter("shop_profile_cache_refused_total", "Loaded profiles not kept: the row changed meanwhile.")
 _failures = counter("shop_profile_cache_failures_total", "Times the cache failed and the database was asked instead.")
 
+QUIET_S = 10.0
+"""The log is told once in so long: while a cache is down, every read fails."""
+
 Load = Callable[[int], Awaitable[Profile | None]]
 
 
@@ -46,6 +49,7 @@ class CachedProfiles:
         self._missing_ttl_s = missing_ttl_s
         self._chance = chance
         self._flights: dict[int, asyncio.Task[Profile | None]] = {}
+        self._quiet_until = -math.inf
 
     async def get(self, user_id: int) -> Profile | None:
         """The profile, or None when there is no such user."""
@@ -111,7 +115,10 @@ class CachedProfiles:
 
     def _failed(self, error: Exception) -> None:
         _failures.inc()
-        log.warning("the cache of profiles failed, the database is asked", error=str(error))
+        now = self._clock.monotonic()
+        if now >= self._quiet_until:
+            self._quiet_until = now + QUIET_S
+            log.warning("the cache of profiles failed, the database is asked", error=str(error))
 
 
 def _key(user_id: int) -> str:

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import msgspec
 
@@ -39,7 +39,7 @@ __all__ = ["UserGateway"]
 log = get_logger(__name__)
 
 _FILLED_AT_ONCE = 1000
-"""Users in one unit per database."""
+"""Users in one unit per database, and in memory."""
 _BOOKS = ("count(*)", "sum(available)", "sum(frozen)", "sum(spent)", "sum(deposited)")
 
 
@@ -118,24 +118,23 @@ class UserGateway:
         ((count, *sums),) = answer.rows
         return (int(count or 0), *(int(number or 0) for number in sums))  # type: ignore[return-value]
 
-    async def fill(self, users: Sequence[User], wallets: Sequence[Wallet]) -> None:
-        """The first users, `wallets[i]` the one of `users[i]`; their ids are as given. Who is there already stays.
+    async def fill(self, accounts: Iterable[tuple[User, Wallet]]) -> None:
+        """The first users; their ids are as given. Who is there already stays.
 
         Safe to repeat, and by several at once. All e-mails there are get into the index, so call it before serving,
         with nobody if there is nobody to begin with.
         """
-        buckets = await buckets_of(self._sharded, [user.id for user in users])
 
-        async def unit(tx: Tx, places: list[int]) -> int:
-            there = await self._users.get_many([users[place].id for place in places], tx=tx)
-            new = [place for place in places if users[place].id not in there]
-            await self._users.create_many((users[place] for place in new), tx=tx)
-            return await self._wallets.create_many((wallets[place] for place in new), tx=tx)
+        async def unit(tx: Tx, some: list[tuple[User, Wallet]]) -> int:
+            there = await self._users.get_many([user.id for user, _ in some], tx=tx)
+            new = [account for account in some if account[0].id not in there]
+            await self._users.create_many((user for user, _ in new), tx=tx)
+            return await self._wallets.create_many((wallet for _, wallet in new), tx=tx)
 
-        made = 0
-        for start in range(0, len(users), _FILLED_AT_ONCE):
-            some = range(len(users))[start : start + _FILLED_AT_ONCE]
-            made += sum((await write_grouped(self._sharded, some, [buckets[at] for at in some], unit)).whole())
+        made, rest = 0, iter(accounts)
+        while some := list(itertools.islice(rest, _FILLED_AT_ONCE)):
+            buckets = await buckets_of(self._sharded, [user.id for user, _ in some])
+            made += sum((await write_grouped(self._sharded, some, buckets, unit)).whole())
         if made or not self._emails.ready:
             filled = await self._emails.backfill()
             for email, user_id in itertools.islice(filled.duplicates, 10):
