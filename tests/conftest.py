@@ -10,7 +10,13 @@ from typing import Any
 
 import pytest
 import uvloop
+from _pytest.nodeid import coerce_node_id
 from hypothesis import HealthCheck, settings
+
+# Before gRPC is imported: its fork handlers restart its threads in children that only want to start a server, and now
+# and then such a child dies of them first. Nobody uses gRPC in a forked child.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 from tests import engines
 
 IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
@@ -26,6 +32,20 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if IN_CI els
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], uvloop.Loop]]:
     """Tests run on the loop that production runs on."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rewrite", action="store_true", help="write golden files anew; then read what changed")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one group run in one process. xdist 3.8 says which is whose by writing ids anew, where pytest looks for
+    them no more since 9.2: unless they are put where it does, no group holds together."""
+    for item in items:
+        grouped = vars(item).get("_nodeid")
+        if grouped is not None:
+            item._id = coerce_node_id(grouped)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -70,7 +70,7 @@ async def test_the_example_is_served_over_http(example: ModuleType, tmp_path: Pa
     running = asyncio.create_task(run_apps([example.app], settings, stop=stop))
     url = f"http://127.0.0.1:{port}"
     try:
-        async with asyncio.timeout(30), aiohttp.ClientSession() as http:
+        async with asyncio.timeout(60), aiohttp.ClientSession() as http:
             while True:
                 try:
                     async with http.get(f"{url}/v1/stock/lamp") as answer:
@@ -85,7 +85,7 @@ async def test_the_example_is_served_over_http(example: ModuleType, tmp_path: Pa
             assert document["paths"]["/v1/stock/{sku}"]["get"]["summary"] == "Stock of one SKU now."
     finally:
         stop.set()
-        await asyncio.wait_for(running, 30)
+        await asyncio.wait_for(running, 60)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -111,7 +111,7 @@ def patient(script: str) -> str:
     return f"""set -eu
 {script}
 echo
-for attempt in $(seq 150); do
+for attempt in $(seq 600); do
     answer=$({call})
     case $answer in *'"delivered"'*) break ;; esac
     sleep 0.2
@@ -139,7 +139,7 @@ async def test_the_curl_lines_end_with_a_delivered_order(shop_port: int, tmp_pat
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(240):
         out, err = await process.communicate()
     assert process.returncode == 0, err.decode()
     registered, *_, delivered = [line for line in out.decode().splitlines() if line]

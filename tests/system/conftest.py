@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,19 +17,42 @@ import pytest
 import pytest_asyncio
 
 import shop
-from dougong.app import AppSpec, Supervisor, System, load_system
+from dougong.app import AppSpec, ProcessState, Supervisor, System, load_system
 from dougong.evidence.engines import free_port
 from shop.users import DEMO_PASSWORD
 
 SYSTEM_FILE = Path(shop.__file__).with_name("system.toml")
 READY_S = 60.0
+PATIENCE_S = 60.0
 
 
-def system_on(port: int) -> System:
-    """The shop's own system file, with its edge on another port."""
+def system_on(port: int, *, live: bool = False) -> System:
+    """The shop's own system file, with its edge on another port, and the app that tells screens twice or not at all."""
     system = load_system(SYSTEM_FILE)
-    edge = msgspec.structs.replace(system.apps["edge"], http=f"127.0.0.1:{port}")
-    return msgspec.structs.replace(system, apps={**system.apps, "edge": edge})
+    apps = {**system.apps, "edge": msgspec.structs.replace(system.apps["edge"], http=f"127.0.0.1:{port}")}
+    screens = apps.pop("live")
+    if live:
+        http, gateway = (f"127.0.0.1:{port}" for port in (free_pair(), free_port()))
+        apps["live"] = msgspec.structs.replace(screens, http=http, live=gateway, instances=2)
+    return msgspec.structs.replace(system, apps=apps)
+
+
+def free_pair() -> int:
+    """The first of two ports."""
+    while True:
+        first = free_port()
+        with socket.socket() as second, suppress(OSError):
+            second.bind(("127.0.0.1", first + 1))
+            return first
+
+
+async def kill(supervisor: Supervisor, name: str, killed: Sequence[str]) -> None:
+    """kill -9 of a process, once it serves again after those that were `killed` before."""
+    process = supervisor.find(name)
+    async with asyncio.timeout(PATIENCE_S):
+        while process.restarts < killed.count(name) or process.state is not ProcessState.SERVING:
+            await asyncio.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
 
 
 @dataclass
@@ -64,7 +91,7 @@ class Shop:
 async def running_shop(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Shop]:
     port, lines = free_port(), list[str]()
     supervisor = Supervisor(
-        system_on(port),
+        system_on(port, live=True),
         SYSTEM_FILE,
         tmp_path_factory.mktemp("shop"),
         on_line=lambda name, line: lines.append(f"{name}: {line}"),
@@ -79,4 +106,4 @@ async def running_shop(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterato
     await supervisor.stop()
 
 
-__all__ = ["AppSpec", "Shop", "free_port", "running_shop", "system_on"]
+__all__ = ["AppSpec", "Shop", "free_port", "kill", "running_shop", "system_on"]

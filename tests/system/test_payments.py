@@ -4,9 +4,7 @@ databases and of the provider agree."""
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -15,9 +13,9 @@ import aiohttp
 import msgspec
 import pytest
 import pytest_asyncio
-from tests.system.conftest import SYSTEM_FILE, Shop, free_port, system_on
+from tests.system.conftest import SYSTEM_FILE, Shop, free_port, kill, system_on
 
-from dougong.app import ProcessState, Supervisor
+from dougong.app import Supervisor
 from shop.proof import Intent, audit
 from shop.provider import Behaviour, Provider, serving
 
@@ -26,6 +24,8 @@ pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("shop")]
 KILLS_EACH = 3
 SECONDS = 18.0
 CUSTOMERS = 12
+BOUGHT_MIN = 3
+"""Of each, however slow the machine is."""
 ENDED = {"delivered", "cancelled", "refunded", "refused"}
 WORST = [
     Behaviour(),
@@ -86,16 +86,17 @@ async def customer(
 ) -> list[str]:
     """Buys, pays or does not, cancels now and then; the orders that were acknowledged."""
     loop, bought = asyncio.get_running_loop(), list[str]()
-    while loop.time() < until:
+    while loop.time() < until or len(bought) < BOUGHT_MIN:
         key = f"{name}-{len(bought)}-{rng.random()}"
         body = {"lines": [{"sku": f"sku-{rng.randrange(1, 9):04d}", "quantity": 1}], "payment": "external"}
         placed: Mapping[str, object] = {}
-        while loop.time() < until + 30:
-            status, placed = await ask(shop, "POST", "/v1/orders", body, token, key)
-            if status == 200:
-                break
-            assert status in (0, 500, 502, 503, 504), placed
-            await asyncio.sleep(0.1)
+        async with asyncio.timeout(120):
+            while True:
+                status, placed = await ask(shop, "POST", "/v1/orders", body, token, key)
+                if status == 200:
+                    break
+                assert status in (0, 500, 502, 503, 504), placed
+                await asyncio.sleep(0.1)
         order_id = str(placed["order_id"])
         bought.append(order_id)
         for intent in provider.intents.by_reference().get(order_id, ()):
@@ -115,14 +116,10 @@ async def disturb(shop: Shop, provider: Provider, rng: random.Random, seconds: f
     """Kill each process several times in random order, while the provider's mood changes; who was killed."""
     victims = [process.name for process in shop.supervisor.processes] * KILLS_EACH
     rng.shuffle(victims)
-    for name in victims:
+    for number, name in enumerate(victims):
         provider.behaviour = rng.choice(WORST)
         await asyncio.sleep(rng.uniform(0.2, 1.8) * seconds / len(victims) / 1.1)
-        process = shop.supervisor.find(name)
-        async with asyncio.timeout(30):
-            while process.state is not ProcessState.SERVING or not process.pid:
-                await asyncio.sleep(0.02)
-        os.kill(process.pid, signal.SIGKILL)
+        await kill(shop.supervisor, name, victims[:number])
     provider.behaviour = Behaviour()
     return victims
 
@@ -141,9 +138,8 @@ async def test_books_agree_after_kills_while_customers_pay_elsewhere(shop: tuple
         disturbing = group.create_task(disturb(running, provider, rng, SECONDS))
     where = f"seed {seed}, killed {disturbing.result()}"
     bought = [(token, order_id) for token, task in zip(tokens, buying, strict=True) for order_id in task.result()]
-    assert len(bought) > CUSTOMERS, where  # it was not standing still
     states: Counter[object] = Counter()
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(120):
         for token, order_id in bought:
             while True:
                 status, order = await ask(running, "GET", f"/v1/orders/{order_id}", None, token)

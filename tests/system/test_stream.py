@@ -25,7 +25,9 @@ def order(user: int = 7, sku: str = "sku-0010", quantity: int = 1, key: str = ""
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def partner(running_shop: Shop) -> AsyncIterator[Orders]:
-    made = client(Orders, running_shop.supervisor.find("orders").address, token=await running_shop.token(PARTNER_EMAIL))
+    made = client(
+        Orders, running_shop.supervisor.find("orders-0").address, token=await running_shop.token(PARTNER_EMAIL)
+    )
     yield made
     await close_client(made)
 
@@ -60,7 +62,7 @@ async def test_good_and_bad_orders_of_one_batch_have_their_own_outcomes(partner:
 
 async def test_a_batch_over_the_limit_is_refused_whole(running_shop: Shop) -> None:
     shop = running_shop
-    connection = GrpcTransport().connect(shop.supervisor.find("orders").address)
+    connection = GrpcTransport().connect(shop.supervisor.find("orders-0").address)
     token = await shop.token(PARTNER_EMAIL)
     _, before = await shop.call("GET", "/v1/stock/sku-0777")
     frame = batch_codec(PLACE).encode_request(1, 5000, [order(sku="sku-0777")] * 10_000)
@@ -80,7 +82,7 @@ async def test_a_batch_over_the_limit_is_refused_whole(running_shop: Shop) -> No
 
 async def test_a_customer_cannot_order_for_another(running_shop: Shop) -> None:
     token = await running_shop.token("user-5@shop.example")
-    made = client(Orders, running_shop.supervisor.find("orders").address, token=token)
+    made = client(Orders, running_shop.supervisor.find("orders-0").address, token=token)
     try:
         own, other = await made.place.many([order(user=5), order(user=6)])
     finally:
