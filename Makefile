@@ -6,6 +6,8 @@ MAKEFLAGS += --no-print-directory
 SHELL := /bin/sh
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
+# Where Python may not write bytecode, as in many containers, each process would compile us anew, for half of its start.
+COMPILE := $(BIN)/python -m compileall -q -j0 src
 RUN_STAMP := .venv/.run-stamp
 DEV_STAMP := .venv/.dev-stamp
 
@@ -56,6 +58,7 @@ $(RUN_STAMP): requirements.lock pyproject.toml | $(BIN)/python
 	@echo "Installing what the shop needs (first time only)"
 	@$(PIP) --require-hashes -r requirements.lock
 	@$(PIP) --no-deps --no-build-isolation -e .
+	@$(COMPILE)
 	@touch $@
 
 # The tools' lock holds the run-time lock's versions too, so it serves both.
@@ -63,4 +66,5 @@ $(DEV_STAMP): requirements-dev.lock requirements.lock pyproject.toml | $(BIN)/py
 	@echo "Installing what the shop and the tools need (first time only)"
 	@$(PIP) --require-hashes -r requirements-dev.lock
 	@$(PIP) --no-deps --no-build-isolation -e .
+	@$(COMPILE)
 	@touch $(RUN_STAMP) $@
