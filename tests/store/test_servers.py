@@ -17,11 +17,12 @@ import pytest
 from tests import engines
 
 from dougong.clock import ManualClock
-from dougong.errors import Invalid, Unavailable
+from dougong.errors import Internal, Invalid, Unavailable
 from dougong.evidence.engines import QUOTED, SERVERS, PostgreSQL, Server
 from dougong.store import Migration, Row, Store, Tx, Unit, open_pool, open_store
 from dougong.store._reruns import Reruns
 from dougong.store._server_group import judge
+from dougong.store.mysql import MySQLLink
 from dougong.store.server import ServerStore
 
 pytestmark = pytest.mark.processes
@@ -534,6 +535,62 @@ async def test_tables_changed_under_prepared_statements(store: ServerStore, shar
     for _ in range(5):
         assert len((await store.write(lambda tx: tx.fetch_all("SELECT * FROM things")))[0]) == 3
         assert len((await store.fetch_all("SELECT * FROM things"))[0]) == 3
+
+
+def rows(*keys: int) -> Unit[int]:
+    return lambda tx: tx.execute_many("INSERT INTO things (id, amount) VALUES (?, 0)", [(key,) for key in keys])
+
+
+async def a_trigger_comes_to_be(store: ServerStore, shared: Server) -> None:
+    """A second one, of which MariaDB believes that it was there already when the statements were prepared."""
+    note = "ON things FOR EACH ROW INSERT INTO notes VALUES"
+    shared.sql(
+        f"USE {store.name}; CREATE TABLE notes (id BIGINT); CREATE TRIGGER gone AFTER DELETE {note} (OLD.id)",
+    )
+    await store.write(insert(-1))
+    await store.write(rows(-2, -3))
+    shared.sql(f"USE {store.name}; SET timestamp = 1; CREATE TRIGGER noted AFTER INSERT {note} (NEW.id)")
+
+
+@pytest.mark.parametrize("dialect", ["mysql"], indirect=True)
+async def test_a_trigger_that_comes_late_is_noticed_by_prepared_statements(store: ServerStore, shared: Server) -> None:
+    await a_trigger_comes_to_be(store, shared)
+    await asyncio.gather(*(store.write(insert(key)) for key in range(1, 4)), store.write(rows(4, 5)))
+    await store.write(rows(6, 7))
+    noted = await store.fetch_all("SELECT id FROM notes ORDER BY id")
+    assert [key for (key,) in noted] == [1, 2, 3, 4, 5, 6, 7]
+    kept = await store.fetch_all("SELECT id FROM things WHERE id > 0 ORDER BY id")
+    assert kept == noted
+
+
+@pytest.mark.parametrize("dialect", ["mysql"], indirect=True)
+async def test_without_a_look_at_their_plans_they_fail_each_time(
+    store: ServerStore, shared: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MySQLLink, "_look_at_plan", lambda *_: None)
+    await a_trigger_comes_to_be(store, shared)
+    for key in range(1, 4):
+        with pytest.raises(Internal, match=r"notes' doesn't exist") as failed:
+            await store.write(insert(key))
+        assert failed.value.code == "bad_sql"
+
+
+async def test_a_table_that_is_dropped_under_prepared_statements_is_missing(store: ServerStore, shared: Server) -> None:
+    await store.write(insert(1))
+    await store.fetch_all("SELECT * FROM things WHERE id = ?", (1,))
+    if store.dialect == "mysql":
+        shared.sql(f"DROP TABLE {store.name}.things")
+    else:
+        assert isinstance(shared, PostgreSQL)
+        shared.sql("DROP TABLE things", store.name)
+    for attempt in (
+        store.write(insert(2)),
+        store.write(rows(3, 4)),
+        store.fetch_all("SELECT * FROM things WHERE id = ?", (1,)),
+    ):
+        with pytest.raises(Internal, match="things") as missing:
+            await attempt
+        assert missing.value.code == "bad_sql"
 
 
 async def test_errors_never_show_the_password(dialect: str) -> None:

@@ -35,6 +35,7 @@ _SESSION = (
     # Groups take turns, so gaps need no locks; readers see one state with REPEATABLE READ.
     "SET SESSION TRANSACTION ISOLATION LEVEL {isolation}"
 )
+_NO_SUCH_TABLE = 1146
 _TURN = "SELECT one FROM dougong_turn WHERE one = 1"
 _LOST = frozenset({0, 1053, 1077, 1079, 1080, 1152, 1158, 1159, 1160, 1161, 1184, 1927, 1928, 3169, 4031})
 """Errors of a connection that is over; those from 2000 to 2999 are the driver's own, and say so, too."""
@@ -78,6 +79,15 @@ _OUT_OF_RANGE = frozenset({1153, 1264, 1265, 1292, 1365, 1366, 1406, 1367, 1690,
 _DECIMALS, _TIMES = frozenset({0, 246}), frozenset({7, 10, 11, 12, 13, 14})
 
 
+class _StalePlan(Exception):
+    """A prepared statement knows an older state of its tables.
+
+    MariaDB counts a trigger as made when its CREATE began, in hundredths of a second. A statement that was prepared since
+    then (while the CREATE waited for the table) is not prepared anew when its table had a trigger before: it fires the new
+    one without having opened what that writes to, and fails with "no such table" each time it runs.
+    """
+
+
 class MySQLLink:
     """One connection."""
 
@@ -100,8 +110,12 @@ class MySQLLink:
             pass
 
     async def execute(self, sql: str, parameters: Sequence[Value]) -> int:
-        cursor = self._cursor
-        await cursor.execute(self._statements.get(sql).text, _tuple(parameters))
+        cursor, text = self._cursor, self._statements.get(sql).text
+        try:
+            await cursor.execute(text, _tuple(parameters))
+        except errors.ProgrammingError as error:
+            self._look_at_plan(error, text)
+            raise
         return 0 if cursor.description is not None else int(cursor.rowcount)
 
     async def execute_many(self, sql: str, rows: Sequence[Sequence[Value]]) -> int:
@@ -109,28 +123,43 @@ class MySQLLink:
         changed = 0
         if len(rows) == 1:
             return await self.execute(sql, rows[0])
-        if self._connection._bulk_supported and _uniform(rows):
-            for part in by_size(rows):
-                await cursor.executemany(statement.text, list(map(_tuple, part)))
-                changed += int(cursor.rowcount)
-        elif statement.rows is not None:
-            for part in by_twos(rows, statement.marks):
-                await cursor.execute(self._statements.many(sql, len(part)), [value for row in part for value in row])
-                changed += int(cursor.rowcount)
-        else:
-            for row in rows:
-                await cursor.execute(statement.text, _tuple(row))
-                changed += int(cursor.rowcount)
+        text = statement.text
+        try:
+            if self._connection._bulk_supported and _uniform(rows):
+                for part in by_size(rows):
+                    await cursor.executemany(text, list(map(_tuple, part)))
+                    changed += int(cursor.rowcount)
+            elif statement.rows is not None:
+                for part in by_twos(rows, statement.marks):
+                    text = self._statements.many(sql, len(part))
+                    await cursor.execute(text, [value for row in part for value in row])
+                    changed += int(cursor.rowcount)
+            else:
+                for row in rows:
+                    await cursor.execute(text, _tuple(row))
+                    changed += int(cursor.rowcount)
+        except errors.ProgrammingError as error:
+            self._look_at_plan(error, text)
+            raise
         return changed
 
     async def fetch(self, sql: str, parameters: Sequence[Value]) -> list[Row]:
-        cursor = self._cursor
-        await cursor.execute(self._statements.get(sql).text, _tuple(parameters))
+        cursor, text = self._cursor, self._statements.get(sql).text
+        try:
+            await cursor.execute(text, _tuple(parameters))
+        except errors.ProgrammingError as error:
+            self._look_at_plan(error, text)
+            raise
         rows = await cursor.fetchall()
         description = cursor.description
         if rows and any(column[1] in _DECIMALS or column[1] in _TIMES for column in description):
             return [tuple(map(_plain, row)) for row in rows]
         return list(rows)
+
+    def _look_at_plan(self, error: errors.ProgrammingError, text: str) -> None:
+        """`_StalePlan` when the statement was prepared: then its tables were there."""
+        if error.args[0] == _NO_SUCH_TABLE and text in self._connection._stmt_cache:
+            raise _StalePlan(error.args[1]) from error
 
     def abort(self) -> None:
         self._connection.close()
@@ -197,7 +226,7 @@ class MySQLEngine:
             if await link.fetch(_TURN, ()):
                 return
         except errors.ProgrammingError as error:
-            if error.args[0] != 1146:  # no such table
+            if error.args[0] != _NO_SUCH_TABLE:
                 raise
         await link.control(
             "CREATE TABLE IF NOT EXISTS dougong_turn (one TINYINT NOT NULL PRIMARY KEY) ENGINE = InnoDB; "
@@ -212,6 +241,9 @@ class MySQLEngine:
             return Verdict(error)
         where = self.options.where
         number, text = 0, str(error)
+        if isinstance(error, _StalePlan):
+            fault = Unavailable(f"database {where}: {text}", code="schema_changed", retry_after_s=0.1)
+            return Verdict(fault, lost=True, again=True)
         if isinstance(error, errors.MySQLError) and len(error.args) == 2:
             number, text = error.args
         elif not isinstance(error, errors.MySQLError | OSError):
