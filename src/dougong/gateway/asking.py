@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["Asker", "current_asker", "enter_asker"]
 
 
-class Asker(msgspec.Struct, frozen=True):
+class Asker(msgspec.Struct, frozen=True, gc=False):
     """A connection's other end."""
 
     user: str

@@ -70,39 +70,46 @@ class Conversation:
 
     def hear(self, connection: Connection, texts: Sequence[bytes]) -> None:
         """Text messages, of one read."""
-        calls: list[messages.Call] = []
+        asked: list[messages.Call] = []
         for text in texts:
             if connection.phase is not _OPEN:  # the one before may have ended it
                 break
             try:
-                asked = messages.read(text)
+                one = messages.read(text)
             except Invalid as error:
                 self._send(connection, messages.refused(messages.id_of(text), error), None)
                 continue
-            if isinstance(asked, messages.Call):
-                calls.append(asked)
-            elif isinstance(asked, messages.Subscribe):
-                self._spawn(self._subscribe(connection, asked))
+            if isinstance(one, messages.Call):
+                asked.append(one)
+            elif isinstance(one, messages.Subscribe):
+                self._spawn(self._subscribe(connection, one))
             else:
-                self._spawn(self._unsubscribe(connection, asked))
-        if calls:
-            self._hear_calls(connection, calls)
-
-    def _hear_calls(self, connection: Connection, calls: list[messages.Call]) -> None:
-        under_way = self._under_way.get(connection.serial, 0)
-        room = self._calls_max - under_way if self._calls is not None else 0
-        if self._calls is not None and room > 0:
-            taken = calls if len(calls) <= room else calls[:room]
-            self._under_way[connection.serial] = under_way + len(taken)
-            self._asked.append((connection, taken, self._calls))
+                self._spawn(self._unsubscribe(connection, one))
+        if not asked:
+            return
+        calls, serial = self._calls, connection.serial
+        under_way = self._under_way.get(serial, 0)
+        count = under_way + len(asked)
+        if calls is None or count > self._calls_max:
+            asked = self._within_limit(connection, asked, self._calls_max - under_way)
+            count = under_way + len(asked)
+        if asked and calls is not None:
+            self._under_way[serial] = count
+            self._asked.append((connection, asked, calls))
             if not self._due:
                 self._go_on()
-        if len(calls) > room:
-            refusal: Error = NotFound("no calls are answered here", code="no_calls")
-            if self._calls is not None:
-                refusal = Overloaded(f"over {self._calls_max} calls at once", code="too_many_calls", retry_after_s=0.1)
-            for call in calls[room:]:
-                self._send(connection, messages.refused(call.id, refusal), None)
+
+    def _within_limit(
+        self, connection: Connection, asked: list[messages.Call], room: int
+    ) -> list[messages.Call]:
+        """Those for which there is room; the others are refused."""
+        refusal: Error = NotFound("no calls are answered here", code="no_calls")
+        if self._calls is not None:
+            refusal = Overloaded(f"over {self._calls_max} calls at once", code="too_many_calls", retry_after_s=0.1)
+        taken = asked[: max(0, room)] if self._calls is not None else []
+        for call in asked[len(taken) :]:
+            self._send(connection, messages.refused(call.id, refusal), None)
+        return taken
 
     def _go_on(self) -> None:
         """Have what was asked answered, and look again after that."""
@@ -135,7 +142,8 @@ class Conversation:
     ) -> Awaitable[None] | None:
         """Answer what came in one read, in one write, up to the first call that cannot be answered at once, which most
         can: that is left to be awaited, and those after it to whoever comes next."""
-        user, asked_s, left_s, timeout_s = connection.user or "", 0.0, math.inf, 0.0
+        user, asked_s, timeout_s = connection.user or "", 0.0, 0.0
+        left_s = math.inf
         if connection.expires >= 0:  # nothing is done for somebody after his session
             left_s = max(0.0, (connection.expires - self._now()) * TICK_S)
         answers: list[bytes] = []
@@ -145,7 +153,7 @@ class Conversation:
                 begun_count += 1
                 if call.timeout_s != asked_s:
                     asked_s = call.timeout_s
-                    timeout_s = min(asked_s, left_s)
+                    timeout_s = asked_s if asked_s < left_s else left_s
                     enter_asker(Asker(user, connection.caller, connection.ip, timeout_s))
                 try:
                     begun = begin(calls(user, call))
@@ -160,15 +168,15 @@ class Conversation:
         finally:  # also of a call that ends this task
             if begun_count < len(asked):
                 self._asked.appendleft((connection, asked[begun_count:], calls))
-            self._through(connection, begun_count - (waits is not None))
+            self._through(connection, begun_count if waits is None else begun_count - 1)
             if answers:
                 self._send_all(connection, answers)
 
     def _through(self, connection: Connection, count: int) -> None:
         """So many calls are under way no more."""
-        under_way = self._under_way.pop(connection.serial) - count
-        if under_way:
-            self._under_way[connection.serial] = under_way
+        left = self._under_way.pop(connection.serial) - count
+        if left:
+            self._under_way[connection.serial] = left
 
     async def _wait(self, connection: Connection, call: messages.Call, begun: Begun[bytes], timeout_s: float) -> None:
         try:

@@ -16,6 +16,11 @@ from enum import IntEnum
 
 import msgspec
 
+try:
+    from websockets.speedups import apply_mask as mask
+except ImportError:  # built without a compiler
+    from websockets.utils import apply_mask as mask
+
 __all__ = [
     "CLOSE_REASON_BYTES_MAX",
     "CloseCode",
@@ -94,15 +99,6 @@ _CONTROL = (Opcode.CLOSE, Opcode.PING, Opcode.PONG)
 _WHOLE_TEXT = 0x80 | Opcode.TEXT
 _TEXT_HEADS = tuple(bytes((_WHOLE_TEXT, size)) for size in range(_CONTROL_BYTES_MAX + 1))
 """Of short texts, which most messages are."""
-_number = int.from_bytes
-
-
-def mask(data: bytes, key: bytes) -> bytes:
-    """XOR with a key of four bytes, repeated; the same undoes it."""
-    size = len(data)
-    # One XOR of two large integers: the fastest that the standard library has.
-    keys = (key * (size // 4 + 1))[:size]
-    return (_number(data, "little") ^ _number(keys, "little")).to_bytes(size, "little")
 
 
 def encode_frame(opcode: int, data: bytes, *, key: bytes | None = None, fin: bool = True) -> bytes:
@@ -214,12 +210,12 @@ class FrameReader:
             if end - at < 8 or data[at] != _WHOLE_TEXT:
                 return None
             size, key = data[at + 1] - 0x80, at + 2
-            if size == 126:
+            if size > _CONTROL_BYTES_MAX:
+                if size == 127:
+                    return None
                 size, key = data[at + 2] << 8 | data[at + 3], at + 4
                 if size < 126:
                     return None
-            elif size == 127:
-                return None
             body = key + 4
             at = body + size
             if at > end or size < 0 or size > limits.message_bytes_max:

@@ -45,6 +45,7 @@ KICKED = 4002
 _PACE_S = 0.02
 _BURST_S = 0.2
 """What may be due at once of a drain."""
+_OPEN, _HANDSHAKE = Phase.OPEN, Phase.HANDSHAKE
 _PING = encode_frame(Opcode.PING, b"")
 
 
@@ -287,9 +288,12 @@ class Gateway:
 
     def came(self, connection: Connection, data: bytes) -> None:
         connection.heard = self._now
-        if connection.phase is Phase.HANDSHAKE:
+        phase = connection.phase
+        if phase is _OPEN:
+            self._hearing.came(connection, data)
+        elif phase is _HANDSHAKE:
             self._doorway.came(connection, data)
-        elif connection.phase is not Phase.LEAVING:
+        elif phase is not Phase.LEAVING:
             self._hearing.came(connection, data)
 
     def writable(self, connection: Connection) -> None:
@@ -335,13 +339,15 @@ class Gateway:
 
     def _send_all(self, connection: Connection, texts: list[bytes]) -> None:
         """Answers, in one write."""
-        if connection.phase is Phase.OPEN:
-            frames = [encode_text(text) for text in texts]
-            if len(frames) == 1 or connection.plain:
-                for frame in frames:
-                    self._writing.write(connection, frame)
-            else:
-                self._writing.write(connection, b"".join(frames))
+        if connection.phase is not _OPEN:
+            return
+        if len(texts) == 1:
+            self._writing.write(connection, encode_text(texts[0]))
+        elif connection.plain:
+            for text in texts:
+                self._writing.write(connection, encode_text(text))
+        else:
+            self._writing.write(connection, b"".join(map(encode_text, texts)))
 
     def spawn(self, work: Coroutine[None, None, None]) -> bool:
         """Run it as long as the gateway does; False when that is over."""

@@ -72,10 +72,14 @@ class Hearing:
         texts = connection.only_texts(data, self._limits)
         if texts is not None and connection.phase is _OPEN:
             connection.pinged = NEVER
-            if self._too_many(connection, "messages", len(texts)):
-                return
-            self._received += len(texts)
-            self._said(connection, texts)
+            serial, count = connection.serial, len(texts)
+            self._received += count
+            counted = self._counted
+            counted[serial] = count = counted.get(serial, 0) + count
+            if count > self._count_max:
+                self._flood(connection, "messages")
+            else:
+                self._said(connection, texts)
             return
         try:
             try:
@@ -124,11 +128,13 @@ class Hearing:
         if pings > PONGS_PER_READ_MAX and connection.phase is Phase.OPEN:
             self._writing.write(connection, encode_frame(Opcode.PONG, last))
 
-    def _too_many(self, connection: Connection, what: str, count: int = 1) -> bool:
-        """Count so many of them; true when that was too many, and the connection is being closed."""
-        count += self._counted.get(connection.serial, 0)
-        self._counted[connection.serial] = count
+    def _too_many(self, connection: Connection, what: str) -> bool:
+        """Count one; true when that was too many, and the connection is being closed."""
+        count = self._counted[connection.serial] = self._counted.get(connection.serial, 0) + 1
         if count <= self._count_max:
             return False
-        self._close(connection, CloseCode.POLICY, f"too many {what}", "flood")
+        self._flood(connection, what)
         return True
+
+    def _flood(self, connection: Connection, what: str) -> None:
+        self._close(connection, CloseCode.POLICY, f"too many {what}", "flood")

@@ -7,7 +7,8 @@ a timer each would be a fifth of what they cost.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Coroutine, Generator
+from types import CoroutineType
 from typing import Generic, TypeVar
 
 __all__ = ["Begun", "begin"]
@@ -20,7 +21,7 @@ class Begun(Generic[T]):
 
     __slots__ = ("_first", "_steps")
 
-    def __init__(self, steps: Generator[object, object, T], first: object) -> None:
+    def __init__(self, steps: Generator[object, object, T] | Coroutine[object, object, T], first: object) -> None:
         self._steps = steps
         self._first = first
 
@@ -47,9 +48,9 @@ class Begun(Generic[T]):
 
 def begin(work: Awaitable[T]) -> T | Begun[T]:
     """Do it up to where it waits: what it comes to if it never does."""
-    steps = work.__await__()
+    steps = work if type(work) is CoroutineType else work.__await__()
     try:
-        first = next(steps)
+        first = steps.send(None)
     except StopIteration as done:
         result: T = done.value
         return result
