@@ -20,7 +20,7 @@ from tests.cli.conftest import Command, dougong
 from dougong.errors import Internal, Invalid, NotFound, Overloaded, Unauthenticated
 from dougong.evidence import SwarmOptions, quantiles_of, swarm_of
 from dougong.evidence.swarm.options import address_of, shares
-from dougong.gateway import Call, Gateway, GatewaySettings, Grant, Patience, Upgrade
+from dougong.gateway import Asker, Call, Gateway, GatewaySettings, Grant, Patience, Upgrade
 
 __all__ = ["dougong"]
 PATIENCE_S = 60.0
@@ -33,7 +33,7 @@ async def authenticate(upgrade: Upgrade) -> Grant:
     return Grant(user=upgrade.query["user"], topics=("news",))
 
 
-async def echo(_: str, call: Call) -> bytes:
+async def echo(_: Asker, call: Call) -> bytes:
     if call.method != "echo":
         raise NotFound(f"no method {call.method}", code="no_method")
     return bytes(call.data)

@@ -11,6 +11,7 @@ import pytest
 
 from dougong.errors import DeadlineExceeded, Error, Forbidden, Invalid, NotFound, Unauthenticated, Unavailable
 from dougong.gateway import (
+    Asker,
     Call,
     ClientSettings,
     Gateway,
@@ -56,9 +57,9 @@ class Door:
         return f"7-{self.given}"
 
 
-async def calls(user: str, call: Call) -> bytes:
+async def calls(asker: Asker, call: Call) -> bytes:
     if call.method == "echo":
-        return json.dumps([user, json.loads(bytes(call.data))]).encode()
+        return json.dumps([asker.user, json.loads(bytes(call.data))]).encode()
     if call.method == "never":
         await asyncio.sleep(PATIENCE_S)
     raise NotFound(f"no method {call.method}", code="no_method", method=call.method)

@@ -19,6 +19,7 @@ from tests.gateway.wire import by_query, frame, head, line
 
 from dougong.errors import NotFound, Unauthenticated
 from dougong.gateway._metrics import received
+from dougong.gateway.asking import Asker
 from dougong.gateway.connection import Connection, Patience
 from dougong.gateway.doorway import Grant
 from dougong.gateway.frames import Opcode
@@ -38,10 +39,10 @@ async def authenticate(upgrade: Upgrade) -> Grant:
     return Grant(user=user, topics=(f"user:{user}",))
 
 
-async def calls(user: str, call: Call) -> bytes:
+async def calls(asker: Asker, call: Call) -> bytes:
     if call.method != "echo":
         raise NotFound(f"no method {call.method}", code="no_method")
-    return json.dumps({"user": user, "data": json.loads(bytes(call.data))}).encode()
+    return json.dumps({"user": asker.user, "data": json.loads(bytes(call.data))}).encode()
 
 
 class Live:
@@ -79,7 +80,7 @@ async def test_a_call_is_answered() -> None:
 async def test_calls_of_one_read_wait_for_themselves_only() -> None:
     go_on = asyncio.Event()
 
-    async def answer(_: str, call: Call) -> bytes:
+    async def answer(_: Asker, call: Call) -> bytes:
         if call.method == "slow":
             await go_on.wait()
         return bytes(call.data)
@@ -104,7 +105,7 @@ async def test_calls_of_one_read_wait_for_themselves_only() -> None:
 async def test_calls_of_one_read_are_answered_in_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever becomes of each."""
 
-    async def some_refused(_: str, call: Call) -> bytes:
+    async def some_refused(_: Asker, call: Call) -> bytes:
         if call.method == "refused":
             raise NotFound("there is none", code="no_method")
         return bytes(call.data)
@@ -133,59 +134,65 @@ async def test_calls_of_one_read_are_answered_in_one_write(monkeypatch: pytest.M
         assert len(writes) == 2
 
 
-async def test_an_answer_that_waits_for_the_next_is_told_to_nobody_else_when_that_one_ends_the_task() -> None:
-    async def some_end_it(_: str, call: Call) -> bytes:
-        if call.method == "cancelled":
-            raise asyncio.CancelledError
-        return bytes(call.data)
+async def test_what_was_cancelled_inside_of_a_call_is_told_and_ends_nothing_else() -> None:
+    over: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
-    async with line(Gateway(by_query, calls=some_end_it)) as it:
+    async def wait_for_another(_: Asker, call: Call) -> bytes:
+        return await over if call.method == "cancelled" else bytes(call.data)
+
+    async with line(Gateway(by_query, calls=wait_for_another)) as it:
         mine, other = await it.session(), await it.session("/live?user=8")
-        (connection,) = (one for one in it.gateway._roster if one.user == "7")
-        calls = [{"kind": "call", "id": 1, "method": method, "data": "mine"} for method in ("echo", "cancelled")]
-        it.gateway.came(connection, b"".join(frame(Opcode.TEXT, json.dumps(call).encode()) for call in calls))
-        other.say(kind="call", id=2, method="echo", data="other's")
-        assert await mine.told() == {"kind": "answer", "id": 1, "data": "mine"}
-        assert await other.told() == {"kind": "answer", "id": 2, "data": "other's"}
+        for moment in ("while it is waited for", "before"):
+            mine.say(kind="call", id=1, method="cancelled")
+            if moment != "before":
+                await it.until(lambda: it.gateway._conversation._under_way != {})
+                over.cancel()
+            told = await mine.told()
+            assert (told["id"], told["code"]) == (1, "internal")
+            for peer in (mine, other):
+                peer.say(kind="call", id=2, method="echo", data="still there")
+                assert await peer.told() == {"kind": "answer", "id": 2, "data": "still there"}
+        assert it.gateway._conversation._under_way == {}
 
 
 async def test_whatever_comes_in_one_read_each_call_is_answered_once_and_none_stays_under_way() -> None:
-    async def all_kinds(_: str, call: Call) -> bytes:
+    async def all_kinds(_: Asker, call: Call) -> bytes:
         if call.method == "waits":
             await asyncio.sleep(0)
         elif call.method == "refused":
             raise NotFound("there is none", code="no_method")
-        elif call.method == "ends":
-            raise asyncio.CancelledError
+        elif call.method == "broken":
+            raise RuntimeError
         return bytes(call.data)
 
-    random, count = Random(7), 8
+    random, count = Random(7), 3
     settings = GatewaySettings(calls_per_connection_max=count, messages_per_s_max=1e9)
     async with line(Gateway(by_query, calls=all_kinds, settings=settings)) as it:
         peer = await it.session()
         (connection,) = it.gateway._roster
         for _ in range(100):
-            methods = random.choices(("echo", "waits", "refused", "ends"), (4, 2, 1, 1), k=count + 2)
+            methods = random.choices(("echo", "waits", "refused", "broken"), (4, 4, 1, 1), k=10)
             calls = [
                 {"kind": "call", "id": number, "method": method, "data": number}
                 for number, method in enumerate(methods)
             ]
             it.gateway.came(connection, b"".join(frame(Opcode.TEXT, json.dumps(call).encode()) for call in calls))
             told = dict[object, object]()
-            while len(told) < len(calls) - methods[:count].count("ends"):
+            for _ in calls:
                 one = await peer.told()
                 assert one["id"] not in told
                 told[one["id"]] = one.get("code", "answer")
-            shown = {"echo": "answer", "waits": "answer", "refused": "no_method"}
-            few = {number: shown[method] for number, method in enumerate(methods[:count]) if method != "ends"}
-            assert told == few | {count: "too_many_calls", count + 1: "too_many_calls"}
+            shown = {"echo": "answer", "waits": "answer", "refused": "no_method", "broken": "internal"}
+            for number, method in enumerate(methods):
+                too_many = methods[:number].count("waits") >= count
+                assert told[number] == ("too_many_calls" if too_many else shown[method])
             await it.until(lambda: it.gateway._conversation._under_way == {})
 
 
-async def test_one_task_answers_all_that_does_not_wait() -> None:
+async def test_who_waits_has_a_task_and_all_others_share_one() -> None:
     gate = asyncio.Event()
 
-    async def some_wait(_: str, call: Call) -> bytes:
+    async def some_wait(_: Asker, call: Call) -> bytes:
         if call.method == "wait":
             await gate.wait()
         return b"1"
@@ -205,7 +212,7 @@ async def test_one_task_answers_all_that_does_not_wait() -> None:
         assert len(asyncio.all_tasks()) == one
         for number in range(5):
             peer.say(kind="call", id=number, method="wait")
-        await it.until(lambda: len(asyncio.all_tasks()) == one + 4 or len(asyncio.all_tasks()) == one + 5)
+        await it.until(lambda: len(asyncio.all_tasks()) == one + 5)
         await answered(10, 11)  # those who wait hold up nobody
         assert len(asyncio.all_tasks()) == one + 5
         gate.set()

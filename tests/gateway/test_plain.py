@@ -9,7 +9,7 @@ import pytest
 from tests.gateway.wire import PATIENCE_S, Line, Peer, by_query, frame, line
 
 from dougong.errors import NotFound, Unauthenticated
-from dougong.gateway import Call, Gateway, GatewaySettings, LiveClient, Opcode, Slow, Told
+from dougong.gateway import Asker, Call, Gateway, GatewaySettings, LiveClient, Opcode, Slow, Told
 from dougong.gateway.fanout import Published
 from dougong.gateway.frames import FrameLimits, ProtocolError
 from dougong.gateway.plain import PlainReader, encode_plain
@@ -40,7 +40,7 @@ def say(peer: Peer, **message: object) -> None:
 
 
 async def test_a_client_follows_calls_and_comes_again_as_with_websocket() -> None:
-    async def calls(user: str, call: Call) -> bytes:
+    async def calls(asker: Asker, call: Call) -> bytes:
         if call.method != "echo":
             raise NotFound("no such method", code="no_method")
         return bytes(call.data)
@@ -94,7 +94,7 @@ async def test_members_hear_the_same_by_both() -> None:
 async def test_what_is_told_together_is_so_in_plain_frames() -> None:
     """Answers to calls that came together, and messages that waited for the same members."""
 
-    async def calls(_: str, call: Call) -> bytes:
+    async def calls(_: Asker, call: Call) -> bytes:
         return bytes(call.data)
 
     settings = GatewaySettings(broadcast_slice=1)

@@ -14,7 +14,6 @@ from tests.gateway.wire import Peer, line
 from dougong.contract import Header, Message, Service, Subject, rpc
 from dougong.errors import Conflict, Internal
 from dougong.gateway import Asker, Call, Gateway, Grant, Upgrade, service_calls
-from dougong.gateway.asking import enter_asker
 from dougong.rpc import Caller, current_caller, current_origin, remaining_s
 from dougong.telemetry import current_trace, recorder
 
@@ -129,8 +128,9 @@ async def test_what_is_answered_at_once_sets_no_timer(monkeypatch: pytest.Monkey
     monkeypatch.setattr(asyncio, "timeout", None)
 
     async def one() -> bytes:
-        enter_asker(Asker("u-9", caller))
-        return await calls("u-9", Call(id=1, method="test.v1.Orders/Audit", data=msgspec.Raw(b'{"text":"a"}')))
+        return await calls(
+            Asker("u-9", caller), Call(id=1, method="test.v1.Orders/Audit", data=msgspec.Raw(b'{"text":"a"}'))
+        )
 
     assert await asyncio.create_task(one()) == b'{"text":"a"}'
 

@@ -9,6 +9,7 @@ import socket
 import pytest
 from tests.gateway.wire import by_query, frame, head, line
 
+from dougong.gateway.asking import Asker
 from dougong.gateway.connection import Patience
 from dougong.gateway.frames import FrameLimits, Opcode
 from dougong.gateway.gateway import Gateway
@@ -27,7 +28,7 @@ _SIZES = [100, READ_BYTES, READ_BYTES + 1, READ_BYTES + MORE_BYTES, READ_BYTES +
 async def test_what_came_before_the_end_is_heard_and_the_end_too(size: int) -> None:
     heard = asyncio.Event()
 
-    async def calls(_: str, call: Call) -> bytes:
+    async def calls(_: Asker, call: Call) -> bytes:
         heard.set()
         return b"1"
 
@@ -51,7 +52,7 @@ async def test_what_came_before_the_end_is_heard_and_the_end_too(size: int) -> N
 
 
 async def test_who_is_written_to_slowly_is_still_heard() -> None:
-    async def calls(_: str, call: Call) -> bytes:
+    async def calls(_: Asker, call: Call) -> bytes:
         return bytes(call.data)
 
     settings = GatewaySettings(

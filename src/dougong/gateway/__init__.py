@@ -15,7 +15,7 @@ It does not: end TLS (the balancer before it does), keep messages for hours (a d
 calls are handed to them.
 """
 
-from dougong.gateway.asking import Asker, current_asker
+from dougong.gateway.asking import Asker
 from dougong.gateway.browser import browser_client
 from dougong.gateway.capacity import Limit, Machine, limits, read_machine
 from dougong.gateway.client import ClientSettings, LiveClient, Subscription, Token
@@ -89,7 +89,6 @@ __all__ = [
     "Worker",
     "WorkerSettings",
     "browser_client",
-    "current_asker",
     "encode_frame",
     "hold_port",
     "jwt_authenticate",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 
 from dougong.errors import DeadlineExceeded, Error, Forbidden, Internal, Invalid, NotFound, Overloaded, Unavailable
 from dougong.gateway import messages
-from dougong.gateway.asking import Asker, enter_asker
+from dougong.gateway.asking import Asker
 from dougong.gateway.connection import TICK_S, Connection, Phase
+from dougong.gateway.eager import Eager, NewTask, Waiting
 from dougong.gateway.history import Offset
 from dougong.gateway.membership import Membership
 from dougong.gateway.settings import GatewaySettings
@@ -23,13 +23,15 @@ _log = get_logger("dougong.gateway")
 
 MaySubscribe = Callable[[str, str], bool]
 """(user, topic): whether a client may ask for that topic."""
-Calls = Callable[[str, messages.Call], Awaitable[bytes]]
-"""(user, call): the answer as JSON. Raises what `dougong.errors` has. `current_asker()` knows more of who asks."""
+Calls = Callable[[Asker, messages.Call], Awaitable[bytes]]
+"""(who asks, call): the answer as JSON. Raises what `dougong.errors` has."""
 Send = Callable[[Connection, bytes, str | None], None]
 """(connection, JSON, topic): a text message."""
 SendAll = Callable[[Connection, list[bytes]], None]
 """Several, in one write."""
 _OPEN = Phase.OPEN
+_NOBODY = Asker("")
+_NO_CALLS = NotFound("no calls are answered here", code="no_calls")
 _OURS = Internal("a fault of ours; it is in the log", code="internal")
 Spawn = Callable[[Coroutine[None, None, None]], bool]
 """Run it; False when everything ends and it does not run any more."""
@@ -48,25 +50,22 @@ class Conversation:
         send: Send,
         send_all: SendAll,
         spawn: Spawn,
+        new_task: NewTask,
         now: Callable[[], int],
     ) -> None:
         self._membership = membership
         self._settings = settings
         self._calls = calls
         self._calls_max = settings.calls_per_connection_max
+        self._too_many = Overloaded(f"over {self._calls_max} calls at once", code="too_many_calls", retry_after_s=0.1)
         self._may_subscribe = may_subscribe
         self._send = send
         self._send_all = send_all
         self._spawn = spawn
         self._now = now
+        self._eager = Eager(new_task)
         self._under_way: dict[int, int] = {}
-        """Calls, by the connection's serial number."""
-        self._asked: deque[tuple[Connection, Sequence[messages.Call], Calls]] = deque()
-        """Calls that nobody answers yet, as they came: those of one read together."""
-        self._due = False
-        """Somebody looks at them soon."""
-        self._idle: asyncio.Future[None] | None = None
-        """Wakes the task that has nothing to answer."""
+        """Calls that wait for something, by the connection's serial number."""
 
     def hear(self, connection: Connection, texts: Sequence[bytes]) -> None:
         """Text messages, of one read."""
@@ -85,110 +84,57 @@ class Conversation:
                 self._spawn(self._subscribe(connection, one))
             else:
                 self._spawn(self._unsubscribe(connection, one))
-        if not asked:
-            return
-        calls, serial = self._calls, connection.serial
-        under_way = self._under_way.get(serial, 0)
-        count = under_way + len(asked)
-        if calls is None or count > self._calls_max:
-            asked = self._within_limit(connection, asked, self._calls_max - under_way)
-            count = under_way + len(asked)
-        if asked and calls is not None:
-            self._under_way[serial] = count
-            self._asked.append((connection, asked, calls))
-            if not self._due:
-                self._go_on()
+        if asked:
+            left = iter(asked)
+            while self._eager.run(self._answer, connection, left):
+                pass
 
-    def _within_limit(
-        self, connection: Connection, asked: list[messages.Call], room: int
-    ) -> list[messages.Call]:
-        """Those for which there is room; the others are refused."""
-        refusal: Error = NotFound("no calls are answered here", code="no_calls")
-        if self._calls is not None:
-            refusal = Overloaded(f"over {self._calls_max} calls at once", code="too_many_calls", retry_after_s=0.1)
-        taken = asked[: max(0, room)] if self._calls is not None else []
-        for call in asked[len(taken) :]:
-            self._send(connection, messages.refused(call.id, refusal), None)
-        return taken
-
-    def _go_on(self) -> None:
-        """Have what was asked answered, and look again after that."""
-        self._due = bool(self._asked)
-        if not self._due:
-            return
-        idle, self._idle = self._idle, None
-        if idle is not None and not idle.done():
-            idle.set_result(None)
-        elif not self._spawn(self._answer()):
-            self._asked.clear()
-        # Right after the task's step: it is through, or a call has it wait.
-        asyncio.get_running_loop().call_soon(self._go_on)
-
-    async def _answer(self) -> None:
-        """One task for all calls, turn after turn of the loop, as long as none has to wait: a task each costs more than
-        most answers do. Whoever waits is relieved by another, and is not needed any more when he comes back."""
-        while True:
-            while self._asked:
-                waits = self._answer_some(*self._asked.popleft())
-                if waits is not None:
-                    await waits
-            if self._idle is not None:
-                return
-            self._idle = idle = asyncio.get_running_loop().create_future()
-            await idle
-
-    def _answer_some(
-        self, connection: Connection, asked: Sequence[messages.Call], calls: Calls
-    ) -> Awaitable[None] | None:
-        """Answer what came in one read, in one write, up to the first call that cannot be answered at once, which most
-        can: that is left to be awaited, and those after it to whoever comes next."""
-        user, asked_s, timeout_s = connection.user or "", 0.0, 0.0
-        left_s = math.inf
+    def _answer(self, connection: Connection, asked: Iterator[messages.Call]) -> Waiting | None:
+        """Answer what came in one read, in one write, up to a call that has to wait for something, as few have."""
+        calls, asker, asked_s, timeout_s, left_s = self._calls, _NOBODY, 0.0, 0.0, math.inf
+        under_way = self._under_way.get(connection.serial, 0)
         if connection.expires >= 0:  # nothing is done for somebody after his session
             left_s = max(0.0, (connection.expires - self._now()) * TICK_S)
         answers: list[bytes] = []
-        begun_count, waits = 0, None
         try:
             for call in asked:
-                begun_count += 1
+                if calls is None or under_way >= self._calls_max:
+                    answers.append(messages.refused(call.id, _NO_CALLS if calls is None else self._too_many))
+                    continue
                 if call.timeout_s != asked_s:
                     asked_s = call.timeout_s
-                    timeout_s = asked_s if asked_s < left_s else left_s
-                    enter_asker(Asker(user, connection.caller, connection.ip, timeout_s))
+                    timeout_s = asked_s if asked_s < left_s else left_s  # noqa: FURB136 (`min` costs ten times that)
+                    asker = Asker(connection.user or "", connection.caller, connection.ip, timeout_s)
                 try:
-                    begun = begin(calls(user, call))
-                except Exception as error:  # noqa: BLE001 (a bug in one call is told, and ends nothing else)
+                    begun = begin(calls(asker, call))
+                except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 (what one call does ends nothing else)
                     answers.append(self._refusal(call, error, timeout_s))
                     continue
                 if isinstance(begun, Begun):
-                    waits = self._wait(connection, call, begun, timeout_s)
-                    return waits
+                    self._under_way[connection.serial] = under_way + 1
+                    return Waiting(begun, self._wait(connection, call, begun, timeout_s))
                 answers.append(messages.answer(call.id, begun))
             return None
-        finally:  # also of a call that ends this task
-            if begun_count < len(asked):
-                self._asked.appendleft((connection, asked[begun_count:], calls))
-            self._through(connection, begun_count if waits is None else begun_count - 1)
+        finally:
             if answers:
                 self._send_all(connection, answers)
-
-    def _through(self, connection: Connection, count: int) -> None:
-        """So many calls are under way no more."""
-        left = self._under_way.pop(connection.serial) - count
-        if left:
-            self._under_way[connection.serial] = left
 
     async def _wait(self, connection: Connection, call: messages.Call, begun: Begun[bytes], timeout_s: float) -> None:
         try:
             data = await begun.within(timeout_s)
-        except Exception as error:  # noqa: BLE001 (as in `_answer_some`)
+        except (Exception, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # else it was something that the call waited for
             self._send(connection, self._refusal(call, error, timeout_s), None)
         else:
             self._send(connection, messages.answer(call.id, data), None)
         finally:
-            self._through(connection, 1)
+            left = self._under_way.pop(connection.serial) - 1
+            if left:
+                self._under_way[connection.serial] = left
 
-    def _refusal(self, call: messages.Call, error: Exception, timeout_s: float) -> bytes:
+    def _refusal(self, call: messages.Call, error: BaseException, timeout_s: float) -> bytes:
         """What is told in place of an answer."""
         if isinstance(error, Error) and not isinstance(error, Internal):
             told: Error = error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random as _random
 from collections.abc import Coroutine, Iterable
+from contextvars import Context
 from itertools import islice
 from time import monotonic
 
@@ -115,6 +116,7 @@ class Gateway:
             send=self._send,
             send_all=self._send_all,
             spawn=self.spawn,
+            new_task=self._new_task,
             now=self.tick_now,
         )
         self._doorway = Doorway(self, authenticate, self.settings, self._roster, self._membership, ended)
@@ -351,11 +353,13 @@ class Gateway:
 
     def spawn(self, work: Coroutine[None, None, None]) -> bool:
         """Run it as long as the gateway does; False when that is over."""
+        return self._new_task(work) is not None
+
+    def _new_task(self, work: Coroutine[None, None, None], context: Context | None = None) -> asyncio.Task[None] | None:
         if self._tasks is None or self._over.is_set():
             work.close()
-            return False
-        self._tasks.create_task(_alone(work))
-        return True
+            return None
+        return self._tasks.create_task(_alone(work), context=context)
 
     # time
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from dougong.errors import DeadlineExceeded, NotFound, Overloaded
-from dougong.gateway.asking import current_asker
+from dougong.gateway.asking import Asker
 from dougong.gateway.conversation import Calls
 from dougong.gateway.messages import Call
 from dougong.gateway.within import Begun, begin
@@ -57,7 +57,7 @@ def service_calls(routes: Sequence[tuple[type[Service], Service]], *, max_in_fli
                 methods[method.path[1:]] = _Route(method, Binder(method, whole=True), target)
     in_flight = 0
 
-    async def calls(_user: str, call: Call) -> bytes:
+    async def calls(asker: Asker, call: Call) -> bytes:
         nonlocal in_flight
         route = methods.get(call.method)
         if route is None:
@@ -68,15 +68,14 @@ def service_calls(routes: Sequence[tuple[type[Service], Service]], *, max_in_fli
         try:
             if not call.traceparent:
                 with span(call.method):
-                    return await answer(route, call)
+                    return await answer(route, asker, call)
             with continue_trace(call.traceparent), span(call.method):
-                return await answer(route, call)
+                return await answer(route, asker, call)
         finally:
             in_flight -= 1
 
-    async def answer(route: _Route, call: Call) -> bytes:
-        method, asker = route.method, current_asker()
-        caller = asker.caller
+    async def answer(route: _Route, asker: Asker, call: Call) -> bytes:
+        method, caller = route.method, asker.caller
         rpc.authorize(method, caller)
         request = rpc.bind_subject(method, route.bind((), b"", {}, bytes(call.data)), caller)
         timeout_s = min(call.timeout_s, method.timeout_s, asker.timeout_s)

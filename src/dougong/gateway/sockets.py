@@ -172,7 +172,7 @@ class Sockets:
         os.close(fd)  # which takes it out of the epoll set: nobody else has a duplicate
 
     def _turn(self) -> None:
-        connections, owner = self._connections, self._owner
+        connections, owner, came, read = self._connections, self._owner, self._owner.came, os.read
         for fd, event in self._epoll.poll(0, EVENTS_MAX):
             # A descriptor may have been closed and given to somebody else since: then there is nothing to read.
             connection = connections[fd] if fd < len(connections) else None
@@ -183,33 +183,32 @@ class Sockets:
             try:
                 if event & _OUT:
                     owner.writable(connection)
-                if event != _OUT and connection.fd == fd:
-                    self._read(connection, fd, event)
+                    if event == _OUT or connection.fd != fd:
+                        continue
+                try:
+                    data, more = read(fd, READ_BYTES), False
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    self._gone(connection, error.strerror or "broken")
+                    continue
+                if len(data) == READ_BYTES:
+                    rest, more = self._more(fd)
+                    data += rest
+                elif not data:
+                    self._gone(connection, "closed by the peer")
+                    continue
+                came(connection, data)
+                if (more or event != _IN) and connection.fd == fd:
+                    # Or the end: others first, and it is told again if so.
+                    self._epoll.modify(fd, _WATCH if connection.outbox is None else _BOTH)
             except Exception:  # noqa: BLE001 (a bug met by one connection must not stop, or spin on, all the others)
                 _log.exception("connection_failed", connection=connection.serial)
-                self.drop(connection)
-                owner.gone(connection, "fault")
+                self._gone(connection, "fault")
 
-    def _read(self, connection: Connection, fd: int, event: int) -> None:
-        try:
-            data, more = os.read(fd, READ_BYTES), False
-            if len(data) == READ_BYTES:
-                rest, more = self._more(fd)
-                data += rest
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self.drop(connection)
-            self._owner.gone(connection, error.strerror or "broken")
-            return
-        if data:
-            self._owner.came(connection, data)
-            if (more or event != _IN) and connection.fd == fd:
-                # Or the end: others first, and it is told again if so.
-                self._epoll.modify(fd, _WATCH if connection.outbox is None else _BOTH)
-        else:
-            self.drop(connection)
-            self._owner.gone(connection, "closed by the peer")
+    def _gone(self, connection: Connection, reason: str) -> None:
+        self.drop(connection)
+        self._owner.gone(connection, reason)
 
     @staticmethod
     def _more(fd: int) -> tuple[bytes, bool]:

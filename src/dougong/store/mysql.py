@@ -82,9 +82,9 @@ _DECIMALS, _TIMES = frozenset({0, 246}), frozenset({7, 10, 11, 12, 13, 14})
 class _StalePlan(Exception):
     """A prepared statement knows an older state of its tables.
 
-    MariaDB counts a trigger as made when its CREATE began, in hundredths of a second. A statement that was prepared since
-    then (while the CREATE waited for the table) is not prepared anew when its table had a trigger before: it fires the new
-    one without having opened what that writes to, and fails with "no such table" each time it runs.
+    MariaDB counts a trigger as made when its CREATE began, in hundredths of a second. A statement that was prepared
+    since then (while the CREATE waited for the table) is not prepared anew when its table had a trigger before: it
+    fires the new one without having opened what that writes to, and fails with "no such table" each time it runs.
     """
 
 

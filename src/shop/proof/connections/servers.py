@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from dougong.errors import NotFound, Unauthenticated
-from dougong.gateway import Call, Gateway, GatewaySettings, Grant, Opcode, Patience, Upgrade, encode_frame
+from dougong.gateway import Asker, Call, Gateway, GatewaySettings, Grant, Opcode, Patience, Upgrade, encode_frame
 
 __all__ = ["IMPORTS", "NAMES", "NEWS", "TOKEN", "Kind", "Options", "Published", "start"]
 
@@ -63,7 +63,7 @@ async def _gateway(options: Options) -> tuple[int, Publish]:
         user = upgrade.query["user"]
         return Grant(user=user, topics=(f"user:{user}", NEWS) if options.news else (f"user:{user}",))
 
-    async def echo(_: str, call: Call) -> bytes:
+    async def echo(_: Asker, call: Call) -> bytes:
         if call.method != "echo":
             raise NotFound(f"there is no method {call.method}", code="no_method")
         return bytes(call.data)
