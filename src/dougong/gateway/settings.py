@@ -34,7 +34,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     join_timeout_s: float = 10.0
     """How long the fan-out may take to make somebody a member."""
     calls_per_connection_max: int = 16
-    """Under way at once; more are refused."""
+    """That wait for something at once; while so many do, more calls are refused."""
     outbox_bytes_max: int = 256 * 1024
     """What may wait for one peer."""
     outboxes_bytes_max: int = 256 * 1024 * 1024
