@@ -69,51 +69,45 @@ class Conversation:
 
     def hear(self, connection: Connection, texts: Sequence[bytes]) -> None:
         """Text messages, of one read."""
-        asked: list[messages.Call] = []
-        for text in texts:
-            if connection.phase is not _OPEN:  # the one before may have ended it
-                break
-            try:
-                one = messages.read(text)
-            except Invalid as error:
-                self._send(connection, messages.refused(messages.id_of(text), error), None)
-                continue
-            if isinstance(one, messages.Call):
-                asked.append(one)
-            elif isinstance(one, messages.Subscribe):
-                self._spawn(self._subscribe(connection, one))
-            else:
-                self._spawn(self._unsubscribe(connection, one))
-        if asked:
-            left = iter(asked)
-            while self._eager.run(self._answer, connection, left):
-                pass
+        left = iter(texts)
+        while self._eager.run(self._hear, connection, left):
+            pass  # behind each call that waits
 
-    def _answer(self, connection: Connection, asked: Iterator[messages.Call]) -> Waiting | None:
-        """Answer what came in one read, in one write, up to a call that has to wait for something, as few have."""
+    def _hear(self, connection: Connection, texts: Iterator[bytes]) -> Waiting | None:
+        """Up to a call that has to wait for something, as few have; the answers up to there go out in one write."""
         calls, asker, asked_s, timeout_s, left_s = self._calls, _NOBODY, 0.0, 0.0, math.inf
         under_way = self._under_way.get(connection.serial, 0)
         if connection.expires >= 0:  # nothing is done for somebody after his session
             left_s = max(0.0, (connection.expires - self._now()) * TICK_S)
         answers: list[bytes] = []
         try:
-            for call in asked:
-                if calls is None or under_way >= self._calls_max:
-                    answers.append(messages.refused(call.id, _NO_CALLS if calls is None else self._too_many))
+            for text in texts:
+                if connection.phase is not _OPEN:  # the one before may have ended it
+                    break
+                try:
+                    asked = messages.read(text)
+                except Invalid as error:
+                    answers.append(messages.refused(messages.id_of(text), error))
                     continue
-                if call.timeout_s != asked_s:
-                    asked_s = call.timeout_s
+                if not isinstance(asked, messages.Call):
+                    self._spawn(self._join_or_leave(connection, asked))
+                    continue
+                if calls is None or under_way >= self._calls_max:
+                    answers.append(messages.refused(asked.id, _NO_CALLS if calls is None else self._too_many))
+                    continue
+                if asked.timeout_s != asked_s:
+                    asked_s = asked.timeout_s
                     timeout_s = asked_s if asked_s < left_s else left_s  # noqa: FURB136 (`min` costs ten times that)
                     asker = Asker(connection.user or "", connection.caller, connection.ip, timeout_s)
                 try:
-                    begun = begin(calls(asker, call))
-                except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 (what one call does ends nothing else)
-                    answers.append(self._refusal(call, error, timeout_s))
+                    begun = begin(calls(asker, asked))
+                except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 (it ends nothing else)
+                    answers.append(self._refusal(asked, error, timeout_s))
                     continue
                 if isinstance(begun, Begun):
                     self._under_way[connection.serial] = under_way + 1
-                    return Waiting(begun, self._wait(connection, call, begun, timeout_s))
-                answers.append(messages.answer(call.id, begun))
+                    return Waiting(begun, self._wait(connection, asked, begun, timeout_s))
+                answers.append(messages.answer(asked.id, begun))
             return None
         finally:
             if answers:
@@ -146,6 +140,13 @@ class Conversation:
             _log.error("call_failed", method=call.method, error=str(error), exc_info=trace)
         return messages.refused(call.id, told)
 
+    async def _join_or_leave(self, connection: Connection, asked: messages.Subscribe | messages.Unsubscribe) -> None:
+        if isinstance(asked, messages.Subscribe):
+            await self._subscribe(connection, asked)
+        else:
+            await self._membership.leave(connection, asked.topic)
+            self._send(connection, messages.answer(asked.id), None)
+
     async def _subscribe(self, connection: Connection, asked: messages.Subscribe) -> None:
         """Told at once and in order: where the topic stands, what was missed, and what was published meanwhile."""
         topic = asked.topic
@@ -169,7 +170,3 @@ class Conversation:
             self._send(connection, messages.message(topic, Offset(now.epoch, number), data), topic)
         for one in joined.held:
             self._send(connection, messages.message(topic, one.offset, one.data), topic)
-
-    async def _unsubscribe(self, connection: Connection, asked: messages.Unsubscribe) -> None:
-        await self._membership.leave(connection, asked.topic)
-        self._send(connection, messages.answer(asked.id), None)

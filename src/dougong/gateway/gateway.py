@@ -33,7 +33,7 @@ from dougong.gateway.outbox import Slow
 from dougong.gateway.presence import Announce, Presence
 from dougong.gateway.roster import Roster, Shown, show
 from dougong.gateway.settings import GatewaySettings
-from dougong.gateway.sockets import EVENTS_MAX, Sockets
+from dougong.gateway.sockets import EVENTS_MAX, Came, Sockets
 from dougong.gateway.topics import Topics
 from dougong.gateway.wheel import Wheel
 from dougong.gateway.writing import Writing
@@ -46,7 +46,7 @@ KICKED = 4002
 _PACE_S = 0.02
 _BURST_S = 0.2
 """What may be due at once of a drain."""
-_OPEN, _HANDSHAKE = Phase.OPEN, Phase.HANDSHAKE
+_OPEN = Phase.OPEN
 _PING = encode_frame(Opcode.PING, b"")
 
 
@@ -126,6 +126,7 @@ class Gateway:
         self._sockets: Sockets | None = None
         self._writing: Writing
         self._hearing: Hearing
+        self.came: Came
         self._broadcasts: Broadcasts[Connection]
         self._tasks: asyncio.TaskGroup | None = None
         self._runner: asyncio.Task[None] | None = None
@@ -147,6 +148,7 @@ class Gateway:
         self._hearing = Hearing(
             self._writing,
             self.settings,
+            greet=self._doorway.came,
             said=self._conversation.hear,
             binary=self._binary,
             close=ending.close,
@@ -154,6 +156,7 @@ class Gateway:
             closed=ending.closed_by_peer,
             look_again=self._look_again,
         )
+        self.came = self._hearing.came
         ending.begin(sockets, self._writing, self._hearing)
         try:
             await self._fan_out.start(self.deliver, self.lost)
@@ -287,16 +290,6 @@ class Gateway:
         self._roster.add(connection)
         self._wheel.put(connection)
         return connection
-
-    def came(self, connection: Connection, data: bytes) -> None:
-        connection.heard = self._now
-        phase = connection.phase
-        if phase is _OPEN:
-            self._hearing.came(connection, data)
-        elif phase is _HANDSHAKE:
-            self._doorway.came(connection, data)
-        elif phase is not Phase.LEAVING:
-            self._hearing.came(connection, data)
 
     def writable(self, connection: Connection) -> None:
         self._writing.go_on(connection)

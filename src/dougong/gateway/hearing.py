@@ -28,6 +28,7 @@ class Hearing:
         writing: Writing,
         settings: GatewaySettings,
         *,
+        greet: Callable[[Connection, bytes], None],
         said: Callable[[Connection, Sequence[bytes]], None],
         binary: Callable[[Connection, bytes], None],
         close: Close,
@@ -38,6 +39,7 @@ class Hearing:
         self._writing = writing
         self._limits = settings.frames
         self._count_max = settings.messages_per_s_max * _FLOOD_TICKS
+        self._greet = greet
         self._said = said
         self._binary = binary
         self._close = close
@@ -68,18 +70,26 @@ class Hearing:
         self._counted.pop(connection.serial, None)
 
     def came(self, connection: Connection, data: bytes) -> None:
-        """Bytes of a connection that is open, or closing."""
-        texts = connection.only_texts(data, self._limits)
-        if texts is not None and connection.phase is _OPEN:
-            connection.pinged = NEVER
-            serial, count = connection.serial, len(texts)
-            self._received += count
-            counted = self._counted
-            counted[serial] = count = counted.get(serial, 0) + count
-            if count > self._count_max:
-                self._flood(connection, "messages")
-            else:
-                self._said(connection, texts)
+        """Bytes of a connection."""
+        connection.heard = self._now
+        phase = connection.phase
+        if phase is _OPEN:
+            texts = connection.only_texts(data, self._limits)
+            if texts is not None:
+                connection.pinged = NEVER
+                serial, count = connection.serial, len(texts)
+                self._received += count
+                counted = self._counted
+                counted[serial] = count = counted.get(serial, 0) + count
+                if count > self._count_max:
+                    self._flood(connection, "messages")
+                else:
+                    self._said(connection, texts)
+                return
+        elif phase is Phase.HANDSHAKE:
+            self._greet(connection, data)
+            return
+        elif phase is Phase.LEAVING:
             return
         try:
             try:

@@ -15,14 +15,14 @@ import errno
 import os
 import select
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from dougong.errors import Invalid
 from dougong.gateway.connection import Connection
 from dougong.telemetry import get_logger
 
-__all__ = ["Owner", "Sockets"]
+__all__ = ["Came", "Owner", "Sockets"]
 
 _log = get_logger("dougong.gateway")
 
@@ -32,6 +32,8 @@ MORE_BYTES = 64 * 1024
 """Of who sends long ones."""
 EVENTS_MAX = 1024
 """Handled in one turn; then the loop does what else there is."""
+LOOKS_MAX = 8
+"""At who is ready, in one turn: while several are each time, a turn of the loop for every few of them is dear."""
 ACCEPTS_MAX = 64
 BACKLOG = 4096
 _IN, _OUT, _HANG_UP, _EDGE = 0x1, 0x4, 0x2000, 1 << 31
@@ -43,14 +45,17 @@ _USER_TIMEOUT_MS = 30_000
 """How long the kernel repeats what a peer does not acknowledge: half-open peers are gone then, whatever we do."""
 
 
+Came = Callable[[Connection, bytes], None]
+
+
 class Owner(Protocol):
     """Whose connections these are. Nothing of it may raise."""
 
     def accepted(self, fd: int, ip: str) -> Connection | None:
         """Somebody connected; None closes at once."""
 
-    def came(self, connection: Connection, data: bytes) -> None:
-        """Bytes were read."""
+    came: Came
+    """Bytes were read."""
 
     def writable(self, connection: Connection) -> None:
         """What waits in the outbox may go on (see `Sockets.write_on`)."""
@@ -172,8 +177,17 @@ class Sockets:
         os.close(fd)  # which takes it out of the epoll set: nobody else has a duplicate
 
     def _turn(self) -> None:
+        left = EVENTS_MAX
+        for _ in range(LOOKS_MAX):
+            events = self._epoll.poll(0, left)
+            self._serve(events)
+            left -= len(events)
+            if left <= 0 or len(events) < 2 or self._epoll.closed:
+                break
+
+    def _serve(self, events: Sequence[tuple[int, int]]) -> None:
         connections, owner, came, read = self._connections, self._owner, self._owner.came, os.read
-        for fd, event in self._epoll.poll(0, EVENTS_MAX):
+        for fd, event in events:
             # A descriptor may have been closed and given to somebody else since: then there is nothing to read.
             connection = connections[fd] if fd < len(connections) else None
             if connection is None:
