@@ -16,13 +16,13 @@ from asyncio import _enter_task, _leave_task  # meant for who runs coroutines hi
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from inspect import CORO_CREATED, getcoroutinestate
-from typing import NamedTuple, ParamSpec
+from typing import NamedTuple, TypeVarTuple
 
 from dougong.gateway.within import Begun
 
 __all__ = ["Eager", "NewTask", "Waiting"]
 
-P = ParamSpec("P")
+Given = TypeVarTuple("Given")
 NewTask = Callable[[Coroutine[None, None, None], Context], asyncio.Task[None] | None]
 """(work, context): a task of it, that somebody holds; None when everything ends."""
 
@@ -45,7 +45,7 @@ class Eager:
         self._context: Context
         self._handed: asyncio.Future[Waiting]
 
-    def run(self, step: Callable[P, Waiting | None], *args: P.args, **named: P.kwargs) -> bool:
+    def run(self, step: Callable[[*Given], Waiting | None], *given: *Given) -> bool:
         """Run a step; whether it has to wait. What it raises is raised. When everything ends, nothing is run."""
         task = self._task
         if task is None or self._handed.done():
@@ -61,7 +61,7 @@ class Eager:
             _leave_task(loop, outer)
             _enter_task(loop, task)
         try:
-            waiting = self._context.run(step, *args, **named)
+            waiting = self._context.run(step, *given)
         finally:
             _leave_task(loop, task)
             if outer is not None:
