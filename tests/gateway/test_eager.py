@@ -169,6 +169,22 @@ async def test_each_that_waits_keeps_its_context(office: Office) -> None:
     assert got == [b"nobody ada nobody", b"nobody bob nobody"]
 
 
+async def test_what_one_sets_and_leaves_nobody_else_sees(office: Office) -> None:
+    async def leaves(name: str) -> bytes:
+        before = _who.get()
+        _who.set(name)
+        return before.encode()
+
+    async def resets() -> bytes:
+        _who.reset(_who.set("eve"))
+        return _who.get().encode()
+
+    assert await office.soon(lambda: leaves("ada"), lambda: leaves("bob"), at_once) == [b"nobody", b"nobody", b"1"]
+    tasks = len(office.tasks)
+    assert await office.soon(resets, resets, at_once) == [b"nobody", b"nobody", b"1"]
+    assert len(office.tasks) == tasks
+
+
 async def test_when_all_ends_nothing_is_begun() -> None:
     ran = []
     async with asyncio.TaskGroup() as group:

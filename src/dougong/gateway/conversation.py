@@ -24,8 +24,7 @@ _log = get_logger("dougong.gateway")
 MaySubscribe = Callable[[str, str], bool]
 """(user, topic): whether a client may ask for that topic."""
 Calls = Callable[[Asker, messages.Call], Awaitable[bytes]]
-"""(who asks, call): the answer as JSON. Raises what `dougong.errors` has. Context variables that it sets it also resets:
-the next call may begin where it ended."""
+"""(who asks, call): the answer as JSON. Raises what `dougong.errors` has."""
 Send = Callable[[Connection, bytes, str | None], None]
 """(connection, JSON, topic): a text message."""
 SendAll = Callable[[Connection, list[bytes]], None]

@@ -35,7 +35,7 @@ class Waiting(NamedTuple):
 
 
 class Eager:
-    """Of one event loop. What steps set in context variables those after them see, so they should reset it."""
+    """Of one event loop. No step sees what another one has set in context variables."""
 
     def __init__(self, new_task: NewTask) -> None:
         self._new_task = new_task
@@ -43,6 +43,8 @@ class Eager:
         self._task: asyncio.Task[None] | None = None
         """Stands by, in this context, for this."""
         self._context: Context
+        self._clean: Context
+        """The same, as it was."""
         self._handed: asyncio.Future[Waiting]
 
     def run(self, step: Callable[[*Given], Waiting | None], *given: *Given) -> bool:
@@ -67,6 +69,8 @@ class Eager:
             if outer is not None:
                 _enter_task(loop, outer)
         if waiting is None:
+            if self._context != self._clean:  # variables were set and not reset: nobody else is to see them
+                self._handed.cancel()
             return False
         if self._handed.done():
             self._interrupt(waiting, self._context)
@@ -77,6 +81,7 @@ class Eager:
     def _stand_by(self) -> asyncio.Task[None] | None:
         self._loop = asyncio.get_running_loop()
         self._context = context = copy_context()
+        self._clean = context.copy()
         self._handed = handed = self._loop.create_future()
         task = self._new_task(_go_on(handed), context)
         if task is not None:
