@@ -27,15 +27,22 @@ class Child:
         cls, arguments: Sequence[str], environment: Mapping[str, str], on_line: Callable[[str], None], *, nice: int = 0
     ) -> Child:
         """Start a process in a session of its own. Raises OSError when that is not possible."""
-        process = await asyncio.create_subprocess_exec(  # cancelled, it takes back what it began
-            *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=environment,
-            limit=_LINE_BYTES_MAX,
-            start_new_session=True,  # Ctrl-C is for the supervisor, which stops them in order
+        starting = asyncio.create_task(
+            asyncio.create_subprocess_exec(
+                *arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env=environment,
+                limit=_LINE_BYTES_MAX,
+                start_new_session=True,  # Ctrl-C is for the supervisor, which stops them in order
+            )
         )
+        try:
+            process = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await _take_back(starting)  # uvloop would kill it as well, and not wait for its end
+            raise
         if nice:
             with suppress(ProcessLookupError):
                 os.setpriority(os.PRIO_PROCESS, process.pid, nice)
@@ -76,3 +83,11 @@ class Child:
             if not line:
                 return
             self._on_line(line.decode(errors="replace").rstrip())
+
+
+async def _take_back(starting: asyncio.Task[asyncio.subprocess.Process]) -> None:
+    with suppress(OSError):  # there is none to take back
+        process = await starting
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
