@@ -79,7 +79,7 @@ def plan(*, quick: bool) -> Plan:
         hold_s=60 * float(os.environ.get("DOUGONG_CONNECTIONS_MINUTES", "10")),
         patience=Patience(ping_every=60, pong=20),
         evict_s=120.0,
-        beside=Comparison(few=5000, seconds=4.0, turns=8, in_flight=64, each=16),
+        beside=Comparison(few=5000, seconds=8.0, turns=32, in_flight=64, each=16),
         broadcast_to=100_000, alone=5, broadcasts=60, broadcast_every_s=0.28, idle_s=60.0,
         idle_patience=Patience(ping_every=60),
     )  # fmt: skip
@@ -313,7 +313,7 @@ connections = Claim(
         "and what the kernel's grew by; which part of that is the server's is measured by having all clients reset "
         "their ends while the server is frozen. Messages to all come on schedule, and those that wait for the same "
         "members go out in one write. Every server answers the same JSON call with the same bytes; all stand at once "
-        "and are called in turns of half a second."
+        "and are called in turns of a quarter of a second."
     ),
     result=(
         "{ours[sessions]:,.0f} sessions held {ours[held_minutes]:.1f} minutes, all answering, in "
