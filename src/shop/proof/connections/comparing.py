@@ -1,7 +1,7 @@
 """Ours beside the baselines: what an idle connection of each takes, and how many calls a second each answers.
 
-All stand at once and are called in turns of a quarter of a second: a machine that is quick for some seconds and slow for
-others is so to all of them alike.
+All stand at once and are called in turns of a quarter of a second: a machine that is quick for some seconds and slow
+for others is so to all of them alike.
 """
 
 from __future__ import annotations
