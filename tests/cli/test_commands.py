@@ -89,7 +89,7 @@ def test_wrong_usage_is_named_with_exit_code_2(dougong: Command, arguments: list
         (["keys", "show"], "no_system"),
         (["keys", "rotate"], "no_system"),
         (["rush"], "no_system"),
-        (["prove", "nothing"], "unknown_claim"),
+        (["prove", "nothing"], "not_declared"),
         (["run"], "no_app"),
         (["run", "shop"], "module:attribute"),
         (["run", "no.such:app"], "app_not_found"),
@@ -208,3 +208,20 @@ async def test_run_serves_what_is_here_until_ctrl_c(tmp_path: Path) -> None:
         rest = (await process.stderr.read()).decode()
         assert await process.wait() == 0
     assert [msgspec.json.decode(text)["event"] for text in rest.splitlines()] == ["stopping"]
+
+
+@pytest.mark.parametrize(("command", "group"), [("prove", "dougong.claims"), ("simulate", "dougong.simulations")])
+def test_one_that_cannot_be_loaded_keeps_no_other_from_being_listed(
+    dougong: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, group: str
+) -> None:
+    info = tmp_path / "broken-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\nbroken = no_such_module:broken\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    listed = dougong(command)
+    assert listed.code == 0
+    assert "broken" in listed.out
+    assert "not here: entry point 'broken'" in listed.out
+    assert "ids " in listed.out
+    assert dougong(command, "broken").code == 1

@@ -21,10 +21,12 @@ from dougong.evidence import (
     LoadReport,
     RushOptions,
     apart,
-    find_claims,
-    find_rushes,
+    claim_names,
+    find_claim,
+    find_rush,
     generator,
     rush,
+    rush_names,
 )
 
 
@@ -136,8 +138,10 @@ def declare(monkeypatch: pytest.MonkeyPatch, *entries: importlib.metadata.EntryP
 
 
 def test_claims_and_rushes_are_found_by_entry_point() -> None:
-    assert isinstance(find_claims()["orders"], Claim)
-    assert "orders" in find_rushes()
+    for name in claim_names():
+        assert isinstance(find_claim(name), Claim)
+    assert rush_names() == ["orders"]
+    assert callable(find_rush("orders").open)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +150,7 @@ def test_claims_and_rushes_are_found_by_entry_point() -> None:
         ("dougong.claims", "no_such_module:claim", "no_such_module"),
         ("dougong.claims", "dougong.evidence:no_such_name", "no_such_name"),
         ("dougong.claims", "dougong.evidence:prove", "is not a Claim"),
+        ("dougong.claims", "shop.proof:orders", "is a claim called 'orders'"),
         ("dougong.rushes", "dougong.evidence:prove", r"has no open\(options\)"),
     ],
 )
@@ -154,7 +159,7 @@ def test_a_declaration_that_cannot_be_used_is_named(
 ) -> None:
     declare(monkeypatch, entry("mine", value, group))
     with pytest.raises(Invalid, match=f"'mine'.*{says}"):
-        find_claims() if group == "dougong.claims" else find_rushes()
+        find_claim("mine") if group == "dougong.claims" else find_rush("mine")
 
 
 @pytest.mark.processes
@@ -181,7 +186,7 @@ class Where(Echo):
 def test_rushes_of_one_child_share_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """gRPC goes on calling every loop it was used on: one that is closed between two rushes is noise on stderr."""
     where = Where()
-    monkeypatch.setattr(apart, "find_rushes", lambda: {"echo": where})
+    monkeypatch.setattr(apart, "find_rush", lambda name: {"echo": where}[name])
     monkeypatch.setattr(apart, "gc", SimpleNamespace(freeze=lambda: None, set_threshold=lambda *_: None))
     line = msgspec.json.encode(apart.Order("echo", RushOptions(rate=1000, seconds=0.01))) + b"\n"
     answers = io.BytesIO()

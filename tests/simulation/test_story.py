@@ -24,7 +24,7 @@ from dougong.simulation import (
     Outcome,
     Story,
     World,
-    find_stories,
+    find_story,
     first_difference,
     run_seeds,
     run_shrink,
@@ -197,7 +197,7 @@ def declare(folder: Path, entries: str) -> None:
 def test_stories_are_found_by_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     declare(tmp_path, "counter = tests.simulation.counter:counter\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert find_stories()["counter"].title == "a counter that is added to"
+    assert find_story("counter").title == "a counter that is added to"
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_an_entry_point_that_is_no_story_is_named(
     declare(tmp_path, entry)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(Invalid, match=f"'a' of dougong.simulations .*{says}"):
-        find_stories()
+        find_story("a")
 
 
 def test_every_story_of_ours_is_declared() -> None:

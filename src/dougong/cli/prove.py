@@ -8,10 +8,11 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import Console
 from rich.markdown import Markdown
+from rich.markup import escape
 from rich.table import Table
 
 from dougong.errors import Invalid
-from dougong.evidence import Claim, Report, find_claims, write_claims
+from dougong.evidence import Report, claim_names, find_claim, write_claims
 from dougong.evidence import prove as run_proof
 
 __all__ = ["prove"]
@@ -46,15 +47,13 @@ async def prove(
     json
         One JSON object a claim instead of a report.
     """
-    claims = find_claims()
     if not name and not all_:
-        _list(claims)
+        _list()
         return 0
-    if name and name not in claims:
-        raise Invalid(f"there is no claim {name!r}; there are: {', '.join(claims) or 'none'}", code="unknown_claim")
+    claims = [find_claim(each) for each in (claim_names() if all_ else [name])]
     console = Console(stderr=True)
     reports: list[Report] = []
-    for claim in claims.values() if all_ else [claims[name]]:
+    for claim in claims:
         with console.status(f"{claim.name}: starting") as status:
             report = await run_proof(
                 claim,
@@ -74,10 +73,15 @@ async def prove(
     return int(any(report.holds is False for report in reports))
 
 
-def _list(claims: dict[str, Claim]) -> None:
+def _list() -> None:
     table = Table("claim", "what", "holds if", box=None)
-    for claim in claims.values():
-        table.add_row(claim.name, claim.title, ", ".join(f"{t.figure} {t}" for t in claim.thresholds))
+    for name in claim_names():
+        try:
+            claim = find_claim(name)
+        except Invalid as error:  # no reason to keep the others from being shown
+            table.add_row(name, escape(f"not here: {error.message}"), "")
+        else:
+            table.add_row(name, claim.title, ", ".join(f"{t.figure} {t}" for t in claim.thresholds))
     console = Console()
     console.print(table)
     console.print("measure one: dougong prove NAME [--quick]", style="dim")

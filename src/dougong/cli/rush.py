@@ -11,8 +11,7 @@ from rich.table import Table
 
 from dougong.cli.data import data_directory
 from dougong.cli.parameters import Json
-from dougong.errors import Invalid
-from dougong.evidence import LoadReport, RushOptions, RushResult, find_rushes
+from dougong.evidence import LoadReport, RushOptions, RushResult, find_rush, rush_names
 from dougong.evidence import rush as run_rush
 
 __all__ = ["rush"]
@@ -94,17 +93,14 @@ async def rush(
         http_url=url,
         journal=str(journal or ""),
     )
-    rushes = find_rushes()
-    name = scenario or next(iter(rushes), "")
-    if name not in rushes:
-        raise Invalid(f"there is no rush {name!r}; there is: {', '.join(rushes) or 'none'}", code="unknown_rush")
+    what = find_rush(scenario or next(iter(rush_names()), ""))
     if json:
-        result = await run_rush(rushes[name], options)
+        result = await run_rush(what, options)
         print(result.to_json())
         return 0 if result.clean else 1
     console = Console()
     with Live(console=console, refresh_per_second=4, transient=True) as live:
-        result = await run_rush(rushes[name], options, progress=lambda report: live.update(_progress(report, options)))
+        result = await run_rush(what, options, progress=lambda report: live.update(_progress(report, options)))
     _print(console, result)
     return 0 if result.clean else 1
 

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dougong.errors import Invalid
-from dougong.simulation import Story, Telling, find_stories, find_story, run_seeds, run_shrink, run_traced
+from dougong.simulation import Story, Telling, find_story, run_seeds, run_shrink, run_traced, story_names
 
 __all__ = ["simulate"]
 
@@ -62,7 +62,7 @@ async def simulate(
         One JSON document instead of text; with --seed, the trace is in it.
     """
     if not name:
-        _list(find_stories(), json=json)
+        _list(json=json)
         return 0
     story = find_story(name)
     if without and without not in story.safeguards:
@@ -177,7 +177,14 @@ def _replay(story: Story, seed: int, without: str) -> str:
     return f"dougong simulate {story.name} --seed {seed}" + (f" --without {without}" if without else "")
 
 
-def _list(stories: dict[str, Story], *, json: bool) -> None:
+def _list(*, json: bool) -> None:
+    stories: dict[str, Story] = {}
+    unfit: dict[str, str] = {}
+    for name in story_names():
+        try:
+            stories[name] = find_story(name)
+        except Invalid as error:  # no reason to keep the others from being shown
+            unfit[name] = error.message
     if json:
         plain = [{"name": s.name, "title": s.title, "safeguards": dict(s.safeguards)} for s in stories.values()]
         print(msgspec.json.encode(plain).decode())
@@ -185,6 +192,8 @@ def _list(stories: dict[str, Story], *, json: bool) -> None:
     table = Table("story", "what", "safeguards (--without)", box=None)
     for story in stories.values():
         table.add_row(story.name, story.title, "\n".join(f"{name}: {what}" for name, what in story.safeguards.items()))
+    for name, why in unfit.items():
+        table.add_row(name, escape(f"not here: {why}"), "")
     console = Console()
-    console.print(table if stories else "no story is declared under the entry point group dougong.simulations")
+    console.print(table if table.row_count else "no story is declared under the entry point group dougong.simulations")
     console.print("tell one: dougong simulate NAME [--seeds N]", style="dim")

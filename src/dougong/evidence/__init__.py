@@ -17,7 +17,7 @@ its own beside ours. This room knows no system: starting one, talking to it and 
 
 from dougong.evidence.apart import Generator, generator
 from dougong.evidence.claim import Claim, Experiment, Figures, NotShown, Ratio, Setting, Threshold
-from dougong.evidence.discover import find_claims, find_rushes
+from dougong.evidence.discover import claim_names, find_claim, find_rush, rush_names
 from dougong.evidence.engines import Engine, MariaDB, PostgreSQL, Redis, Server, free_port
 from dougong.evidence.etcd_cluster import EtcdCluster
 from dougong.evidence.experiment import Progress, prove
@@ -82,11 +82,12 @@ __all__ = [
     "Threshold",
     "Timed",
     "Zipf",
+    "claim_names",
     "claims_table",
     "commit_of",
     "describe_machine",
-    "find_claims",
-    "find_rushes",
+    "find_claim",
+    "find_rush",
     "fixed",
     "free_port",
     "generator",
@@ -98,6 +99,7 @@ __all__ = [
     "run_closed",
     "run_open",
     "rush",
+    "rush_names",
     "summarize",
     "swarm_of",
     "tree_of",

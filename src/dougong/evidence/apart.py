@@ -17,7 +17,7 @@ import msgspec
 import uvloop
 
 from dougong.errors import DeadlineExceeded, Error, Internal, error_from
-from dougong.evidence.discover import find_rushes
+from dougong.evidence.discover import find_rush
 from dougong.evidence.scenario import RushOptions, RushResult, rush
 
 __all__ = ["Generator", "generator", "serve_rushes"]
@@ -107,7 +107,7 @@ def serve_rushes(orders: BinaryIO, answers: BinaryIO) -> None:
 async def _answer(line: bytes) -> bytes:
     order = msgspec.json.decode(line, type=Order)
     try:
-        answer = Answer(await rush(find_rushes()[order.scenario], order.options))
+        answer = Answer(await rush(find_rush(order.scenario), order.options))
     except Error as error:
         answer = Answer(family=error.family, code=error.code, message=error.message)
     return msgspec.json.encode(answer)

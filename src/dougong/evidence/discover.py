@@ -1,49 +1,43 @@
-"""Claims and rushes are declared by whoever's they are, and found by entry point: a user's project has its own.
-
-[project.entry-points."dougong.claims"]
-checkout = "myshop.proof:checkout"
-"""
+"""Claims and rushes are declared by whoever's they are."""
 
 from __future__ import annotations
 
-import importlib.metadata
 from typing import Any
 
-from dougong.errors import Invalid
+from dougong.declared import Kind
 from dougong.evidence.claim import Claim
 from dougong.evidence.scenario import Scenario
 
-__all__ = ["find_claims", "find_rushes"]
+__all__ = ["claim_names", "find_claim", "find_rush", "rush_names"]
+
+_CLAIMS = Kind("dougong.claims", "claim")
+_RUSHES = Kind("dougong.rushes", "rush")
 
 
-def find_claims() -> dict[str, Claim]:
-    """All declared claims by name. Raises `Invalid` naming the entry point that cannot be used."""
-    claims: dict[str, Claim] = {}
-    for name, value in _load("dougong.claims").items():
-        if not isinstance(value, Claim):
-            raise Invalid(f"entry point {name!r} of dougong.claims is not a Claim but {value!r}", code="invalid_claim")
-        claims[value.name] = value
-    return claims
+def claim_names() -> list[str]:
+    """All that are declared."""
+    return _CLAIMS.names()
 
 
-def find_rushes() -> dict[str, Scenario[Any, Any]]:
-    """All declared scenarios by entry point name."""
-    rushes: dict[str, Scenario[Any, Any]] = {}
-    for name, value in _load("dougong.rushes").items():
-        scenario: Any = value
-        if not callable(getattr(value, "open", None)):
-            raise Invalid(f"entry point {name!r} of dougong.rushes has no open(options)", code="invalid_rush")
-        rushes[name] = scenario
-    return rushes
+def find_claim(name: str) -> Claim:
+    """The one that is declared under `name`. Raises `Invalid` as `Kind.load` does."""
+    claim = _CLAIMS.load(name)
+    if not isinstance(claim, Claim):
+        raise _CLAIMS.unfit(name, f"is not a Claim but {claim!r}")
+    if claim.name != name:
+        raise _CLAIMS.unfit(name, f"is a claim called {claim.name!r}")
+    return claim
 
 
-def _load(group: str) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for entry in sorted(importlib.metadata.entry_points(group=group), key=lambda e: e.name):
-        try:
-            found[entry.name] = entry.load()
-        except (ImportError, AttributeError) as error:
-            raise Invalid(
-                f"entry point {entry.name!r} of {group} ({entry.value}) cannot be loaded: {error}", code="entry_point"
-            ) from error
+def rush_names() -> list[str]:
+    """All that are declared."""
+    return _RUSHES.names()
+
+
+def find_rush(name: str) -> Scenario[Any, Any]:
+    """The one that is declared under `name`. Raises `Invalid` as `Kind.load` does."""
+    scenario: Any = _RUSHES.load(name)
+    if not callable(getattr(scenario, "open", None)):
+        raise _RUSHES.unfit(name, "has no open(options)")
+    found: Scenario[Any, Any] = scenario
     return found

@@ -33,7 +33,7 @@ from dougong.simulation.network import Network
 from dougong.simulation.node import Main, Node, Process, ProcessDied
 from dougong.simulation.running import Progress, first_difference, run_seeds, run_shrink, run_traced
 from dougong.simulation.shrinking import fewest, shrink
-from dougong.simulation.story import Story, Telling, find_stories, find_story, tell
+from dougong.simulation.story import Story, Telling, find_story, story_names, tell
 from dougong.simulation.world import World
 
 __all__ = [
@@ -58,7 +58,6 @@ __all__ = [
     "conserved",
     "durable",
     "fewest",
-    "find_stories",
     "find_story",
     "first_difference",
     "monotonic",
@@ -68,5 +67,6 @@ __all__ = [
     "run_shrink",
     "run_traced",
     "shrink",
+    "story_names",
     "tell",
 ]

@@ -1,27 +1,21 @@
-"""A story: what happens in a world, and what must be true of it. One seed tells it once.
-
-Stories are found by entry point, so that a user's project has its own beside ours:
-
-[project.entry-points."dougong.simulations"]
-transfers = "mybank.stories:transfers"
-"""
+"""A story: what happens in a world, and what must be true of it. One seed tells it once."""
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from dougong.declared import Kind
 from dougong.errors import Invalid
 from dougong.simulation.faults import Chaos, Fault
 from dougong.simulation.loop import Stuck
 from dougong.simulation.world import World
 
-__all__ = ["Story", "Telling", "find_stories", "find_story", "tell"]
+__all__ = ["Story", "Telling", "find_story", "story_names", "tell"]
 
-GROUP = "dougong.simulations"
+_STORIES = Kind("dougong.simulations", "story")
 
 Tell = Callable[[World, str], Coroutine[Any, Any, Sequence[str]]]
 """`async def tell(world, without)`: what is wrong in the end. `without` is the safeguard left out, or empty."""
@@ -97,31 +91,16 @@ def tell(
     )
 
 
-def find_stories() -> dict[str, Story]:
-    """All declared stories by name. Raises `Invalid` naming the entry point that cannot be used."""
-    entries = importlib.metadata.entry_points(group=GROUP)
-    return {entry.name: _load(entry) for entry in sorted(entries, key=lambda entry: entry.name)}
+def story_names() -> list[str]:
+    """All that are declared."""
+    return _STORIES.names()
 
 
 def find_story(name: str) -> Story:
-    """The story declared under a name; others may be broken. `Invalid` (`unknown_story`) when there is none."""
-    entries = importlib.metadata.entry_points(group=GROUP)
-    for entry in entries:
-        if entry.name == name:
-            return _load(entry)
-    known = ", ".join(sorted(entry.name for entry in entries)) or "none"
-    raise Invalid(f"there is no story {name!r}; there are: {known}", code="unknown_story")
-
-
-def _load(entry: importlib.metadata.EntryPoint) -> Story:
-    try:
-        story: object = entry.load()
-    except (ImportError, AttributeError) as error:
-        raise Invalid(
-            f"entry point {entry.name!r} of {GROUP} ({entry.value}) cannot be loaded: {error}", code="entry_point"
-        ) from error
+    """The one that is declared under `name`. Raises `Invalid` as `Kind.load` does."""
+    story = _STORIES.load(name)
     if not isinstance(story, Story):
-        raise Invalid(f"entry point {entry.name!r} of {GROUP} is not a Story but {story!r}", code="invalid_story")
-    if story.name != entry.name:
-        raise Invalid(f"entry point {entry.name!r} of {GROUP} is a story called {story.name!r}", code="invalid_story")
+        raise _STORIES.unfit(name, f"is not a Story but {story!r}")
+    if story.name != name:
+        raise _STORIES.unfit(name, f"is a story called {story.name!r}")
     return story
