@@ -210,14 +210,19 @@ async def test_run_serves_what_is_here_until_ctrl_c(tmp_path: Path) -> None:
     assert [msgspec.json.decode(text)["event"] for text in rest.splitlines()] == ["stopping"]
 
 
+def declare(folder: Path, group: str, entry: str) -> None:
+    """A project on the path that declares something."""
+    info = folder / "project-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: project\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{entry}\n")
+
+
 @pytest.mark.parametrize(("command", "group"), [("prove", "dougong.claims"), ("simulate", "dougong.simulations")])
 def test_one_that_cannot_be_loaded_keeps_no_other_from_being_listed(
     dougong: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, group: str
 ) -> None:
-    info = tmp_path / "broken-1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
-    (info / "entry_points.txt").write_text(f"[{group}]\nbroken = no_such_module:broken\n")
+    declare(tmp_path, group, "broken = no_such_module:broken")
     monkeypatch.syspath_prepend(tmp_path)
     listed = dougong(command)
     assert listed.code == 0
@@ -225,3 +230,46 @@ def test_one_that_cannot_be_loaded_keeps_no_other_from_being_listed(
     assert "not here: entry point 'broken'" in listed.out
     assert "ids " in listed.out
     assert dougong(command, "broken").code == 1
+
+
+NOISY = """
+from contextlib import asynccontextmanager
+
+from dougong.evidence import Claim, Threshold
+from dougong.telemetry import get_logger
+
+
+class Experiment:
+    async def ours(self, pair):
+        get_logger("noisy").warning("what was broken on purpose")
+        return {"figure": 1.0}
+
+    async def baseline(self, pair):
+        return {"figure": 1.0}
+
+    async def verify(self):
+        return []
+
+
+@asynccontextmanager
+async def open_experiment(setting):
+    yield Experiment()
+
+
+claim = Claim(
+    name="noisy", title="Noisy", situation="", task="", action="", result="it complained",
+    experiment=open_experiment, thresholds=(Threshold("ours.figure", at_least=1),),
+)
+"""
+
+
+def test_what_is_logged_while_a_claim_is_measured_stands_in_a_file(
+    dougong: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "noisy_claim.py").write_text(NOISY)
+    declare(tmp_path, "dougong.claims", "noisy = noisy_claim:claim")
+    monkeypatch.syspath_prepend(tmp_path)
+    ran = dougong("prove", "noisy", "--quick", "--out", tmp_path / "out")
+    assert "it complained" in ran.out
+    assert "on purpose" not in ran.out + ran.err
+    assert "what was broken on purpose" in (tmp_path / "out" / "prove.log").read_text()

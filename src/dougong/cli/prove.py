@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +16,7 @@ from rich.table import Table
 from dougong.errors import Invalid
 from dougong.evidence import Report, claim_names, find_claim, write_claims
 from dougong.evidence import prove as run_proof
+from dougong.telemetry import configure_logging
 
 __all__ = ["prove"]
 
@@ -41,7 +44,7 @@ async def prove(
     seed
         Of everything random.
     out
-        Directory for reports and raw data.
+        Directory for reports and raw data; `prove.log` in it is what was logged meanwhile.
     readme
         Write the table of claims into this file, between its marks; claims that are not measured now stay.
     json
@@ -54,7 +57,7 @@ async def prove(
     console = Console(stderr=True)
     reports: list[Report] = []
     for claim in claims:
-        with console.status(f"{claim.name}: starting") as status:
+        with _logs_in(out / "prove.log"), console.status(f"{claim.name}: starting") as status:
             report = await run_proof(
                 claim,
                 quick=quick,
@@ -71,6 +74,18 @@ async def prove(
     if readme is not None:
         write_claims(readme, reports)
     return int(any(report.holds is False for report in reports))
+
+
+@contextmanager
+def _logs_in(file: Path) -> Iterator[None]:
+    """What is broken on purpose complains, and a person who waits for figures need not read it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as log:
+        configure_logging("prove", json=False, stream=log)
+        try:
+            yield
+        finally:
+            configure_logging("prove", json=False)
 
 
 def _list() -> None:
