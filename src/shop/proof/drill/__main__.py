@@ -27,6 +27,7 @@ from dougong.gateway import (
     WorkerSettings,
     run_workers,
 )
+from dougong.telemetry import configure_logging
 from shop.proof.drill.crowd import Crowd
 from shop.proof.drill.options import Options
 
@@ -36,6 +37,7 @@ _SESSIONS_MAX = 100_000
 
 def main(role: str, text: str) -> None:
     options = msgspec.json.decode(text, type=Options)
+    configure_logging(role, json=False, level="warning")  # that gateways leave and clients come again is the plan
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if role == "gateway":
