@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -77,7 +77,7 @@ async def prove(
 
 
 @contextmanager
-def _logs_in(file: Path) -> Iterator[None]:
+def _logs_in(file: Path) -> Generator[None]:
     """What is broken on purpose complains, and a person who waits for figures need not read it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as log:
