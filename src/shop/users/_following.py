@@ -56,12 +56,13 @@ async def learn_ended_sessions(users: Users, ended: EndedSessions) -> None:
     """Before serving: all there is to know, if users answers; else serve without, and follow as soon as it does.
 
     At a cold start users is not there yet, and nobody has logged out: that must not hold up the others.
+    Following complains when users stays away.
     """
     try:
         with call_scope(timeout_s=_PATIENCE_S):
             await EndedReader(users, ended).read()
     except Error as error:
-        log.warning("ended sessions are not known yet", error=str(error))
+        log.info("ended sessions are not known yet", error=str(error))
 
 
 async def follow_ended_sessions(users: Users, ended: EndedSessions) -> None:
