@@ -12,12 +12,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from importlib import metadata
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from dougong.errors import Invalid
 
 __all__ = ["Kind"]
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+Declared = TypeVar("Declared", bound=_Named)
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -43,6 +52,15 @@ class Kind(msgspec.Struct, frozen=True):
                 return self._load(entry)
         known = ", ".join(self.names()) or "none"
         raise Invalid(f"there is no {self.noun} {name!r}; there are: {known}", code="not_declared")
+
+    def find(self, name: str, of: type[Declared]) -> Declared:
+        """The same, when all of this kind are of one type, and each is declared under its own name."""
+        found = self.load(name)
+        if not isinstance(found, of):
+            raise self.unfit(name, f"is not a {of.__name__} but {found!r}")
+        if found.name != name:
+            raise self.unfit(name, f"is a {self.noun} called {found.name!r}")
+        return found
 
     def unfit(self, name: str, why: str) -> Invalid:
         """To raise when what was loaded cannot be used."""

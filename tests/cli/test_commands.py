@@ -273,3 +273,25 @@ def test_what_is_logged_while_a_claim_is_measured_stands_in_a_file(
     assert "it complained" in ran.out
     assert "on purpose" not in ran.out + ran.err
     assert "what was broken on purpose" in (tmp_path / "out" / "prove.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("option", "file", "said"),
+    [
+        ("--out", "taken/out", "bad_out"),
+        ("--readme", "nowhere.md", "bad_readme"),
+        ("--readme", "taken", "bad_readme"),
+    ],
+)
+def test_what_cannot_be_kept_is_said_before_anything_is_measured(
+    dougong: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, file: str, said: str
+) -> None:
+    (tmp_path / "noisy_claim.py").write_text(NOISY)
+    (tmp_path / "taken").write_text("a file, without marks")
+    declare(tmp_path, "dougong.claims", "noisy = noisy_claim:claim")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    ran = dougong("prove", "noisy", option, file)
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith(f"dougong: {said}: ")
+    assert file.partition("/")[0] in ran.err

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dougong.errors import Invalid
-from dougong.evidence import Report, claim_names, find_claim, write_claims
+from dougong.evidence import Report, check_place, claim_names, find_claim, write_claims
 from dougong.evidence import prove as run_proof
 from dougong.telemetry import configure_logging
 
@@ -53,6 +53,8 @@ async def prove(
     if not name and not all_:
         _list()
         return 0
+    if readme is not None:
+        check_place(readme)  # now, and not after an hour of measuring
     claims = [find_claim(each) for each in (claim_names() if all_ else [name])]
     console = Console(stderr=True)
     reports: list[Report] = []
@@ -79,8 +81,12 @@ async def prove(
 @contextmanager
 def _logs_in(file: Path) -> Generator[None]:
     """What is broken on purpose complains, and a person who waits for figures need not read it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as log:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        log = file.open("a")
+    except OSError as error:
+        raise Invalid(f"nothing can be kept in {file.parent}: {error.strerror}; see --out", code="bad_out") from error
+    with log:
         configure_logging("prove", json=False, stream=log)
         try:
             yield

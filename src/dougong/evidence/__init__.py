@@ -25,7 +25,7 @@ from dougong.evidence.kafka_broker import KafkaBroker
 from dougong.evidence.latency import Latencies, Quantiles
 from dougong.evidence.load import Journal, Load, LoadReport, Target, leaves_open, run_closed, run_open
 from dougong.evidence.machine import Machine, commit_of, describe_machine, tree_of
-from dougong.evidence.readme import claims_table, write_claims
+from dougong.evidence.readme import check_place, claims_table, write_claims
 from dougong.evidence.report import Judgement, Report
 from dougong.evidence.scenario import Discrepancy, OpenScenario, RushOptions, RushResult, Scenario, rush
 from dougong.evidence.schedule import Zipf, fixed, poisson
@@ -82,6 +82,7 @@ __all__ = [
     "Threshold",
     "Timed",
     "Zipf",
+    "check_place",
     "claim_names",
     "claims_table",
     "commit_of",

@@ -21,12 +21,7 @@ def claim_names() -> list[str]:
 
 def find_claim(name: str) -> Claim:
     """The one that is declared under `name`. Raises `Invalid` as `Kind.load` does."""
-    claim = _CLAIMS.load(name)
-    if not isinstance(claim, Claim):
-        raise _CLAIMS.unfit(name, f"is not a Claim but {claim!r}")
-    if claim.name != name:
-        raise _CLAIMS.unfit(name, f"is a claim called {claim.name!r}")
-    return claim
+    return _CLAIMS.find(name, Claim)
 
 
 def rush_names() -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from dougong.errors import Invalid
 from dougong.evidence.report import Report
 
-__all__ = ["claims_table", "write_claims"]
+__all__ = ["check_place", "claims_table", "write_claims"]
 
 _BEGIN, _END = "<!-- claims -->", "<!-- /claims -->"
 _VERDICTS = {True: "holds", False: "**does not hold**", None: "not shown here"}
@@ -53,14 +53,29 @@ def _read(table: str) -> tuple[dict[str, str], dict[str, str]]:
     return rows, machines
 
 
-def write_claims(readme: Path, reports: Sequence[Report]) -> None:
-    """Put the claims between the marks in `readme`; those that are there already and were not measured again stay.
+def check_place(readme: Path) -> tuple[str, str, str]:
+    """What stands before the claims, between their marks, and after them.
 
-    Raises `Invalid` naming the file if the marks are not there.
+    Raises `Invalid` naming the file if it cannot be read or written, or the marks are not there.
     """
-    text = readme.read_text()
+    try:
+        with readme.open("r+") as file:
+            text = file.read()
+    except OSError as error:
+        raise Invalid(f"{readme} cannot take the table of claims: {error.strerror}", code="bad_readme") from error
     head, begin, rest = text.partition(_BEGIN)
     before, end, tail = rest.partition(_END)
     if not begin or not end:
-        raise Invalid(f"{readme} has no place for the claims: put {_BEGIN} and {_END} where the table belongs")
+        raise Invalid(
+            f"{readme} has no place for the claims: put {_BEGIN} and {_END} where the table belongs", code="bad_readme"
+        )
+    return head, before, tail
+
+
+def write_claims(readme: Path, reports: Sequence[Report]) -> None:
+    """Put the claims between the marks in `readme`; those that are there already and were not measured again stay.
+
+    Raises `Invalid` as `check_place` does.
+    """
+    head, before, tail = check_place(readme)
     readme.write_text(f"{head}{_BEGIN}\n{claims_table(reports, before)}\n{_END}{tail}")

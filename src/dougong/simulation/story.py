@@ -98,9 +98,4 @@ def story_names() -> list[str]:
 
 def find_story(name: str) -> Story:
     """The one that is declared under `name`. Raises `Invalid` as `Kind.load` does."""
-    story = _STORIES.load(name)
-    if not isinstance(story, Story):
-        raise _STORIES.unfit(name, f"is not a Story but {story!r}")
-    if story.name != name:
-        raise _STORIES.unfit(name, f"is a story called {story.name!r}")
-    return story
+    return _STORIES.find(name, Story)
